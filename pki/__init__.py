@@ -1,0 +1,1 @@
+"""keymailbox: a certificate directory and wrapped-key mailbox between key management systems."""

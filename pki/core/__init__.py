@@ -1,0 +1,1 @@
+"""What both sides agree on: formats and rules, without clock, network, disk or SQL."""
