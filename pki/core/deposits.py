@@ -1,0 +1,210 @@
+"""Deposits: a key wrapped for one recipient and signed by its sender."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from pki.core import asn1, envelope, oids, packages, signing
+from pki.core.envelope import ParsedEnvelope, Recipient
+from pki.core.errors import IllegalMoveError, KeymailboxError, ProfileError, TooLargeError, UnwrapError
+from pki.core.ids import DepositId, KeyId, deposit_id, key_id
+from pki.core.kem import KemAlgorithm
+from pki.core.packages import KeyMaterial
+from pki.core.signing import SignedObject, UnverifiedSigned
+from pki.core.tenants import Address, parse_address
+from pki.core.x509 import Sign, name_der
+
+MAX_DEPOSIT = 1024 * 1024
+"""Bytes, unless configured otherwise."""
+_MAX_PURPOSE = 128
+_MAX_VERSION = 1 << 31
+
+
+class DepositState(StrEnum):
+    """Where a deposit stands."""
+
+    RECEIVED = "received"
+    AVAILABLE = "available"
+    COLLECTED = "collected"
+    ACKNOWLEDGED = "acknowledged"
+    REFUSED = "refused"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+    SUPERSEDED = "superseded"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+
+_S = DepositState
+DEPOSIT_MOVES: Mapping[DepositState, frozenset[DepositState]] = {
+    _S.RECEIVED: frozenset({_S.AVAILABLE, _S.REJECTED, _S.EXPIRED, _S.WITHDRAWN}),
+    _S.AVAILABLE: frozenset({_S.COLLECTED, _S.QUARANTINED, _S.EXPIRED, _S.WITHDRAWN}),
+    _S.COLLECTED: frozenset({_S.ACKNOWLEDGED, _S.REFUSED, _S.EXPIRED}),
+    _S.QUARANTINED: frozenset({_S.SUPERSEDED, _S.EXPIRED, _S.WITHDRAWN}),
+    _S.ACKNOWLEDGED: frozenset(),
+    _S.REFUSED: frozenset(),
+    _S.REJECTED: frozenset(),
+    _S.SUPERSEDED: frozenset(),
+    _S.EXPIRED: frozenset(),
+    _S.WITHDRAWN: frozenset(),
+}
+
+
+def check_move(old: DepositState, new: DepositState) -> None:
+    """Raise IllegalMoveError unless a deposit may go from ``old`` to ``new``."""
+    if new not in DEPOSIT_MOVES[old]:
+        raise IllegalMoveError(f"A deposit that is {old} cannot become {new}")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Who hands which key to whom; signed by the sender and authenticated with the wrapped key."""
+
+    sender: Address
+    recipient: Address
+    key_id: KeyId
+    key_version: int
+    purpose: str
+    expires: datetime
+
+    def encode(self) -> bytes:
+        """Return the context in DER."""
+        context = asn1.DepositContext(
+            version=1,
+            sender=str(self.sender),
+            recipient=str(self.recipient),
+            key_id=self.key_id,
+            key_version=self.key_version,
+            purpose=self.purpose,
+            expires=asn1.GeneralizedTime(self.expires.astimezone(UTC).replace(microsecond=0)),
+        )
+        return asn1.encode(context)
+
+
+def decode_context(der: bytes) -> Context:
+    """Return a context, each field checked (rule DEP-002)."""
+    raw = asn1.decode(asn1.DepositContext, der, what="The deposit's context")
+    if raw.version != 1:
+        raise ProfileError("The deposit's context is not of version 1", rule="DEP-002")
+    if not 1 <= raw.key_version < _MAX_VERSION:
+        raise ProfileError("A key version is from 1 to 2147483647", on=str(raw.key_version)[:20], rule="DEP-002")
+    if len(raw.purpose) > _MAX_PURPOSE or not raw.purpose.isprintable():
+        raise ProfileError("A purpose has at most 128 printable characters", rule="DEP-002")
+    return Context(
+        sender=parse_address(raw.sender),
+        recipient=parse_address(raw.recipient),
+        key_id=key_id(raw.key_id),
+        key_version=raw.key_version,
+        purpose=raw.purpose,
+        expires=raw.expires.as_datetime().replace(tzinfo=UTC),
+    )
+
+
+@dataclass(frozen=True)
+class UnverifiedDeposit:
+    """A deposit that keeps the profile; who sent it is a claim."""
+
+    id: DepositId
+    context: Context
+    signer_ski: bytes
+    signing_time: datetime
+    signed: UnverifiedSigned
+    envelope: ParsedEnvelope
+    size: int
+    sha256: str
+    sha512: bytes
+
+
+@dataclass(frozen=True)
+class VerifiedDeposit:
+    """A deposit whose sender is proved; only `pki.core.policy` makes one."""
+
+    id: DepositId
+    context: Context
+    signed: SignedObject
+    envelope: ParsedEnvelope
+    sha512: bytes
+
+
+def compose(
+    material: KeyMaterial,
+    context: Context,
+    *,
+    package_id: bytes,
+    recipient: Recipient,
+    signer_ski: bytes,
+    sign: Sign,
+    signing_time: datetime,
+) -> bytes:
+    """Return a deposit in DER: wrapped for ``recipient`` and signed; ``package_id`` is 16 random bytes."""
+    deposit_id(package_id)
+    context_der = context.encode()
+    decode_context(context_der)
+    wrapped = envelope.wrap(
+        packages.encode_package(material), oids.SYMMETRIC_KEY_PACKAGE, [recipient], context=context_der
+    )
+    sender = asn1.EntityName(kind=oids.SIREN_DN, value=name_der(context.sender))
+    request = asn1.PackageIdAndReceiptRequest(
+        package_id=package_id, receipt_request=asn1.ReceiptRequest(encrypt=False, receipts_to=[sender])
+    )
+    return signing.sign(
+        oids.AUTH_ENVELOPED_DATA,
+        wrapped,
+        extra={oids.KEY_PACKAGE_ID_AND_RECEIPT_REQUEST: asn1.encode(request), oids.DEPOSIT_CONTEXT: context_der},
+        signing_time=signing_time,
+        signer_ski=signer_ski,
+        sign=sign,
+    )
+
+
+def parse_deposit(der: bytes, *, max_size: int = MAX_DEPOSIT) -> UnverifiedDeposit:
+    """Return a deposit that keeps the profile (rules SIG-…, ENV-…, DEP-001 to DEP-004); size first, then structure."""
+    if len(der) > max_size:
+        raise TooLargeError(f"A deposit has at most {max_size} bytes", on=f"{len(der)} bytes", rule="DEP-001")
+    signed = signing.parse(
+        der,
+        content_types={oids.AUTH_ENVELOPED_DATA},
+        extra={oids.KEY_PACKAGE_ID_AND_RECEIPT_REQUEST, oids.DEPOSIT_CONTEXT},
+    )
+    context_der = signed.attributes[oids.DEPOSIT_CONTEXT]
+    context = decode_context(context_der)
+    identified = asn1.decode(
+        asn1.PackageIdAndReceiptRequest,
+        signed.attributes[oids.KEY_PACKAGE_ID_AND_RECEIPT_REQUEST],
+        what="The key package id",
+    )
+    request = identified.receipt_request
+    asked = [] if request is None or request.encrypt else [(name.kind, name.value) for name in request.receipts_to]
+    if len(identified.package_id) != 16 or asked != [(oids.SIREN_DN, name_der(context.sender))]:
+        raise ProfileError("The deposit does not ask for one receipt to its sender under a 16-byte id", rule="DEP-003")
+    wrapped = envelope.parse(signed.content)
+    if wrapped.content_type != oids.SYMMETRIC_KEY_PACKAGE:
+        raise ProfileError("The envelope does not hold a key package", rule="DEP-004")
+    if wrapped.context != context_der:
+        raise ProfileError("The context inside differs from the one outside", rule="DEP-004")
+    return UnverifiedDeposit(
+        id=deposit_id(identified.package_id),
+        context=context,
+        signer_ski=signed.signer_ski,
+        signing_time=signed.signing_time,
+        signed=signed,
+        envelope=wrapped,
+        size=len(der),
+        sha256=hashlib.sha256(der).hexdigest(),
+        sha512=hashlib.sha512(der).digest(),
+    )
+
+
+def open_deposit(
+    deposit: VerifiedDeposit, ski: bytes, decapsulate: Callable[[KemAlgorithm, bytes], bytes]
+) -> KeyMaterial:
+    """Return the key for the recipient ``ski``; whatever goes wrong is one and the same UnwrapError."""
+    content = envelope.unwrap(deposit.envelope, ski, decapsulate)
+    try:
+        return packages.decode_package(content)
+    except KeymailboxError:
+        raise UnwrapError from None

@@ -1,0 +1,118 @@
+"""Numbered yes/no rules: the only way from an unverified deposit to a verified one, and the list of all rules."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+
+from pki.core.certificates import VerifiedCertificate
+from pki.core.crl import Crl
+from pki.core.deposits import UnverifiedDeposit, VerifiedDeposit
+from pki.core.errors import ExpiredError, ProfileError, RevokedError, StaleError, WrongPartyError
+
+MAX_LIFETIME = timedelta(days=90)
+MAX_AGE_AT_DEPOSIT = timedelta(days=1)
+CLOCK_SKEW = timedelta(minutes=5)
+
+RULES: Mapping[str, str] = {
+    "SIG-001": "A signed object is SignedData of version 3.",
+    "SIG-002": "Its content has one of the types that are expected there.",
+    "SIG-003": "It has exactly one signer, named by a subject key identifier.",
+    "SIG-004": "The digest is SHA-512 and the signature ML-DSA-65, parameters absent.",
+    "SIG-005": "The signed attributes are exactly the expected ones, each once, and content-type agrees.",
+    "SIG-006": "Digest and signature verify under the signer's key.",
+    "ENV-001": "The envelope is AuthEnvelopedData.",
+    "ENV-002": "All versions are 0.",
+    "ENV-003": "It has 1 to 16 recipients, none twice.",
+    "ENV-004": "Each is a KEM recipient with an allowed algorithm, parameters absent.",
+    "ENV-005": "KEM ciphertext and key identifier have their exact sizes.",
+    "ENV-006": "The key derivation is HKDF-SHA256.",
+    "ENV-007": "The content key is wrapped with AES-256-wrap under a 32-byte key.",
+    "ENV-008": "The content is encrypted with AES-256-GCM.",
+    "ENV-009": "The nonce has 12 bytes.",
+    "ENV-010": "The tag has 16 bytes, and says so.",
+    "ENV-011": "Authenticated attributes are there: content-type, and at most our context.",
+    "ENV-012": "The content's type is the authenticated one.",
+    "PKG-001": "A key package is of version 1 with exactly one key.",
+    "PKG-002": "A key has at most one attribute, its media type.",
+    "CRT-001": "A certificate is of version 3 with a positive serial of at most 20 bytes.",
+    "CRT-002": "It is signed with ML-DSA-65, inside and outside alike.",
+    "CRT-003": "It is valid now, and so are its issuers.",
+    "CRT-004": "It names exactly one address, in subject and subjectAltName alike.",
+    "CRT-005": "It has exactly the four extensions, and the key identifier is the key's.",
+    "CRT-006": "The key usage is critical, and digitalSignature or keyEncipherment alone.",
+    "CRT-007": "Its issuer and authority key identifier are the issuing CA's.",
+    "CRT-008": "The issuing CA signed it.",
+    "CRT-009": "The key is of an allowed algorithm, well formed and of the right size.",
+    "CRT-010": "It is not revoked.",
+    "CRT-011": "It is for the expected address and use.",
+    "CRT-012": "The request signed by the pinned identity key is for this address, use and key.",
+    "CRT-013": "It starts within 48 hours of that request.",
+    "CRT-014": "Root and issuing CA may sign certificates, and chain.",
+    "CRL-001": "The issuing CA signed the revocation list.",
+    "CRL-002": "It has no critical extension, so it is a full list.",
+    "CRL-003": "It is not past its nextUpdate.",
+    "REQ-001": "A request is PKCS #10 of version 1, at most 16 KiB.",
+    "REQ-002": "It is signed with ML-DSA-65.",
+    "REQ-003": "Its subject is exactly O = tenant, CN = tenant/instance.",
+    "REQ-004": "Its attributes are signing time and, for an encryption key, the possession statement.",
+    "REQ-005": "The identity key signed it.",
+    "REQ-006": "The possession statement names the identity certificate that is active.",
+    "REQ-007": "Its signing time lies within 48 hours of now.",
+    "DEP-001": "A deposit is not larger than the limit.",
+    "DEP-002": "Its context is of version 1, each field in its form.",
+    "DEP-003": "It has a 16-byte id and asks for one receipt, to its sender.",
+    "DEP-004": "It holds a key package, and the context inside equals the one outside.",
+    "DEP-005": "The signer's certificate is an identity certificate of the address that it names as its sender.",
+    "DEP-006": "The sender's certificate is not revoked.",
+    "DEP-007": "It is wrapped for usable keys of its recipient and nobody else.",
+    "DEP-008": "It has not expired.",
+    "DEP-009": "It expires within 90 days.",
+    "DEP-010": "It was signed at most a day ago and not in the future.",
+    "DEP-011": "Its id was never seen before.",
+    "RCP-001": "A receipt is of version 2, at most 16 KiB.",
+    "RCP-002": "It names one deposit, and a refusal one of the known reasons.",
+    "RCP-003": "It names the recipient by its distinguished name.",
+    "RCP-004": "It is the recipient's own, for this deposit.",
+    "RCP-005": "It names the digest of exactly these bytes.",
+    "REV-001": "A revocation request is of version 1 and for one certificate.",
+    "REV-002": "It is for a certificate of the one who signed it.",
+}
+"""Each rule in a sentence; docs/rules.md adds reason, source and test."""
+
+
+def verify_deposit(
+    deposit: UnverifiedDeposit,
+    *,
+    sender: VerifiedCertificate,
+    crl: Crl | None,
+    recipient_skis: Collection[bytes],
+    now: datetime,
+    max_lifetime: timedelta = MAX_LIFETIME,
+    max_age: timedelta | None = MAX_AGE_AT_DEPOSIT,
+) -> VerifiedDeposit:
+    """Return the deposit if it keeps rules DEP-005 to DEP-010 and SIG-006, else raise the error of the broken one.
+
+    ``recipient_skis`` are the keys that the recipient may be reached by; ``max_age`` is None for a recipient, who may
+    collect late.
+    """
+    context = deposit.context
+    if sender.parsed.address != context.sender or sender.parsed.ski != deposit.signer_ski:
+        raise WrongPartyError("The deposit is not signed by the sender that it names", rule="DEP-005")
+    if crl is not None and sender.parsed.serial in crl.revoked:
+        raise RevokedError("The sender's certificate is revoked", on=str(context.sender), rule="DEP-006")
+    if any(recipient.ski not in recipient_skis for recipient in deposit.envelope.recipients):
+        raise WrongPartyError(
+            "The deposit is not wrapped for a usable key of its recipient",
+            on=str(context.recipient),
+            hint=f"kmb key send {context.key_id} --to {context.recipient}",
+            rule="DEP-007",
+        )
+    if context.expires <= now:
+        raise ExpiredError("The deposit has expired", on=f"at {context.expires}", rule="DEP-008")
+    if context.expires > now + max_lifetime + CLOCK_SKEW:
+        raise ProfileError("The deposit lives too long", on=f"until {context.expires}", rule="DEP-009")
+    if deposit.signing_time > now + CLOCK_SKEW or (max_age is not None and deposit.signing_time < now - max_age):
+        raise StaleError("The deposit was not signed just now", on=f"at {deposit.signing_time}", rule="DEP-010")
+    signed = deposit.signed.verify(sender.identity_key)
+    return VerifiedDeposit(deposit.id, context, signed, deposit.envelope, deposit.sha512)

@@ -1,0 +1,154 @@
+"""Certificate requests (PKCS #10, RFC 2986), always signed by the identity key; RFC 9883 for encryption keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+
+from pki.core import asn1, attributes, kem, oids, signing, x509
+from pki.core.errors import AlgorithmError, BadAddressError, ProfileError, SignatureError
+from pki.core.ids import RequestId, request_id
+from pki.core.tenants import Address, parse_address
+from pki.core.x509 import CertificateKind, Sign
+
+MAX_REQUEST = 16 * 1024
+"""Bytes; an honest request has about 6,000."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Whose signature stands for possession: issuer (Name in DER) and serial of the identity certificate."""
+
+    issuer_der: bytes
+    serial: int
+
+
+@dataclass(frozen=True)
+class VerifiedRequest:
+    """A request that the identity key has signed; only `UnverifiedRequest.verify` makes one."""
+
+    id: RequestId
+    kind: CertificateKind
+    address: Address
+    spki: bytes
+    signing_time: datetime
+    statement: Statement | None
+    der: bytes
+
+
+@dataclass(frozen=True)
+class UnverifiedRequest:
+    """A request that keeps the profile (rules REQ-001 to REQ-004)."""
+
+    id: RequestId
+    kind: CertificateKind
+    address: Address
+    spki: bytes
+    signing_time: datetime
+    statement: Statement | None
+    der: bytes
+    _info: bytes
+    _signature: bytes
+
+    def verify(self, identity_key: MLDSA65PublicKey) -> VerifiedRequest:
+        """Return the request if ``identity_key`` signed it, else raise SignatureError (rule REQ-005)."""
+        if self.kind is CertificateKind.IDENTITY and x509.spki_of(identity_key) != self.spki:
+            raise SignatureError("The request is for another identity key", on=str(self.address), rule="REQ-005")
+        try:
+            identity_key.verify(self._signature, self._info)
+        except InvalidSignature:
+            raise SignatureError(
+                "The request is not signed by the identity key", on=str(self.address), rule="REQ-005"
+            ) from None
+        return VerifiedRequest(self.id, self.kind, self.address, self.spki, self.signing_time, self.statement, self.der)
+
+
+def identity_request(address: Address, spki: bytes, *, sign: Sign, signing_time: datetime) -> bytes:
+    """Return a request for an identity key, signed by itself, in DER."""
+    return _request(address, spki, None, sign=sign, signing_time=signing_time)
+
+
+def encryption_request(
+    address: Address, kem_spki: bytes, statement: Statement, *, sign: Sign, signing_time: datetime
+) -> bytes:
+    """Return a request for an encryption key, signed by the identity key that ``statement`` names, in DER."""
+    return _request(address, kem_spki, statement, sign=sign, signing_time=signing_time)
+
+
+def parse_request(der: bytes) -> UnverifiedRequest:
+    """Return a request that keeps the profile; the key decides the kind."""
+    if len(der) > MAX_REQUEST:
+        raise ProfileError(f"The request has more than {MAX_REQUEST} bytes", on=f"{len(der)} bytes", rule="REQ-001")
+    outer = asn1.decode(asn1.Request, der, what="The certificate request")
+    info_der = asn1.encode(outer.info)
+    info = asn1.decode(asn1.RequestInfo, info_der, what="The certificate request")
+    if info.version != 0:
+        raise ProfileError("The request is not of version 1", rule="REQ-001")
+    if outer.signature_algorithm.algorithm != oids.ML_DSA_65 or outer.signature_algorithm.parameters is not None:
+        name = oids.name(outer.signature_algorithm.algorithm)
+        raise AlgorithmError("Requests are signed with ML-DSA-65", on=name, rule="REQ-002")
+    spki = asn1.encode(info.public_key)
+    if info.public_key.algorithm.algorithm == oids.ML_DSA_65:
+        kind = CertificateKind.IDENTITY
+        x509.identity_public_key(spki)
+    else:
+        kind = CertificateKind.ENCRYPTION
+        kem.parse_spki(spki)
+    required = {oids.SIGNING_TIME}
+    if kind is CertificateKind.ENCRYPTION:
+        required.add(oids.POSSESSION_STATEMENT)
+    found = attributes.values(info.attributes.as_list(), required=required, rule="REQ-004")
+    statement = None
+    if kind is CertificateKind.ENCRYPTION:
+        named = asn1.decode(
+            asn1.PossessionStatement, found[oids.POSSESSION_STATEMENT], what="The possession statement"
+        ).signer
+        statement = Statement(asn1.encode(named.issuer), named.serial)
+    return UnverifiedRequest(
+        id=request_id(der),
+        kind=kind,
+        address=_address(asn1.encode(info.subject)),
+        spki=spki,
+        signing_time=signing.decode_time(found[oids.SIGNING_TIME]),
+        statement=statement,
+        der=der,
+        _info=info_der,
+        _signature=outer.signature.as_bytes(),
+    )
+
+
+def _request(
+    address: Address, spki: bytes, statement: Statement | None, *, sign: Sign, signing_time: datetime
+) -> bytes:
+    listed = [attributes.attribute(oids.SIGNING_TIME, signing.encode_time(signing_time))]
+    if statement is not None:
+        signer = asn1.IssuerAndSerial(issuer=asn1.tlv(statement.issuer_der), serial=statement.serial)
+        value = asn1.encode(asn1.PossessionStatement(signer=signer))
+        listed.append(attributes.attribute(oids.POSSESSION_STATEMENT, value))
+    info = asn1.encode(
+        asn1.RequestInfo(
+            version=0,
+            subject=asn1.tlv(x509.name_der(address)),
+            public_key=asn1.decode(asn1.SubjectPublicKeyInfo, spki, what="The public key"),
+            attributes=asn1.SetOf(listed),
+        )
+    )
+    request = asn1.Request(
+        info=asn1.tlv(info),
+        signature_algorithm=asn1.AlgorithmIdentifier(algorithm=oids.ML_DSA_65, parameters=None),
+        signature=asn1.BitString(sign(info), 0),
+    )
+    return asn1.encode(request)
+
+
+def _address(subject_der: bytes) -> Address:
+    try:
+        address = parse_address(x509.common_name_of(subject_der))
+    except BadAddressError as error:
+        raise ProfileError("The request's common name is not an address", on=error.on, rule="REQ-003") from None
+    if x509.name_der(address) != subject_der:
+        raise ProfileError("The request's subject is not exactly O = tenant, CN = address", rule="REQ-003")
+    return address

@@ -1,0 +1,62 @@
+"""Files sealed under a passphrase: scrypt (RFC 7914) and AES-256-GCM, the header authenticated."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import secrets
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from pki.core.errors import SealError
+
+_FORMAT = "keymailbox-sealed/1"
+_N, _R, _P = 1 << 15, 8, 1  # 32 MiB and about 60 ms
+_MAX_N = 1 << 20
+_KEYS = {"format", "purpose", "kdf", "nonce", "ciphertext"}
+_KDF_KEYS = {"name", "n", "r", "p", "salt"}
+
+
+def seal(plaintext: bytes, passphrase: bytes, *, purpose: str) -> bytes:
+    """Return ``plaintext`` sealed as JSON; ``purpose`` must be the same when it is opened."""
+    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
+    kdf = {"name": "scrypt", "n": _N, "r": _R, "p": _P, "salt": _b64(salt)}
+    header: dict[str, Any] = {"format": _FORMAT, "purpose": purpose, "kdf": kdf, "nonce": _b64(nonce)}
+    key = Scrypt(salt=salt, length=32, n=_N, r=_R, p=_P).derive(passphrase)
+    ciphertext = AESGCM(key).encrypt(nonce, plaintext, _aad(header))
+    return json.dumps({**header, "ciphertext": _b64(ciphertext)}, indent=1).encode() + b"\n"
+
+
+def unseal(sealed: bytes, passphrase: bytes, *, purpose: str) -> bytes:
+    """Return the plaintext; a wrong passphrase, another purpose or changed bytes raise SealError."""
+    try:
+        header = json.loads(sealed)
+        if set(header) != _KEYS or header["format"] != _FORMAT or set(header["kdf"]) != _KDF_KEYS:
+            raise SealError("The file is not a sealed file of this version")
+        ciphertext = base64.b64decode(header.pop("ciphertext"), validate=True)
+        kdf = header["kdf"]
+        n, r, p = kdf["n"], kdf["r"], kdf["p"]
+        # Bounds before work: a crafted header must not make us allocate gigabytes.
+        bounded = type(n) is int and 1 < n <= _MAX_N and n & (n - 1) == 0 and (r, p) == (_R, _P)
+        if kdf["name"] != "scrypt" or not bounded:
+            raise SealError("The file asks for key derivation that is not allowed")
+        if header["purpose"] != purpose:
+            raise SealError(f"The file was sealed for another purpose than {purpose}")
+        key = Scrypt(salt=base64.b64decode(kdf["salt"], validate=True), length=32, n=n, r=r, p=p).derive(passphrase)
+        return AESGCM(key).decrypt(base64.b64decode(header["nonce"], validate=True), ciphertext, _aad(header))
+    except InvalidTag:
+        raise SealError(hint="check KMB_PASSPHRASE_FILE") from None
+    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
+        raise SealError("The file is not a sealed file of this version") from None
+
+
+def _aad(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
