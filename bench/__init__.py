@@ -1,0 +1,1 @@
+"""The main job, measured beside its bare costs in the same run."""
