@@ -1,0 +1,1 @@
+"""The tests, one folder a kind; `kit` is what they stand on."""

@@ -1,0 +1,240 @@
+"""Private daemons on loopback: their user, their directory, their processes, and Debian's packages of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 90
+STOP_SECONDS = 20
+START_TRIES = 3
+APT_SECONDS = 480
+
+T = TypeVar("T")
+
+
+class ServiceMissingError(RuntimeError):
+    """A service that the tests need can be neither found nor started."""
+
+
+class StartError(ServiceMissingError):
+    """A private daemon ended early or stayed deaf; on another port it may come up."""
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A process that we started, with the signal that ends it in order."""
+
+    process: subprocess.Popen[bytes]
+    stop_signal: signal.Signals
+
+    def stop(self) -> None:
+        """End it by its process id: first in order, then, after `STOP_SECONDS`, with its whole session."""
+        if self.process.poll() is None:
+            self.process.send_signal(self.stop_signal)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                # Its session was made for it alone, so the group holds nothing that is not its own.
+                with suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(STOP_SECONDS)
+
+
+def spawn(
+    command: Sequence[str],
+    log: Path,
+    user: pwd.struct_passwd | None,
+    environment: Mapping[str, str] | None = None,
+    stop_signal: signal.Signals = signal.SIGTERM,
+) -> Daemon:
+    """Start a daemon in the foreground, as `user` when given, with its output appended to `log`."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=environment,
+            # A session of its own: Ctrl-C reaches the tests first, and they stop the daemon in order.
+            start_new_session=True,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=[] if user else None,
+        )
+    return Daemon(process, stop_signal)
+
+
+def run(command: Sequence[str], log: Path, user: pwd.struct_passwd | None) -> None:
+    """Run a preparing command to its end, or raise with the end of its log."""
+    daemon = spawn(command, log, user)
+    try:
+        code = daemon.process.wait(START_SECONDS)
+    except subprocess.TimeoutExpired:
+        daemon.stop()
+        code = -1
+    if code != 0:
+        raise ServiceMissingError(f"{Path(command[0]).name} failed ({code}):\n{_tail(log)}")
+
+
+def await_answer(name: str, answers: Callable[[], bool], log: Path, *daemons: Daemon) -> None:
+    """Wait until the daemon answers; if it ends or stays deaf, stop all of `daemons` and raise `StartError`."""
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            if any(daemon.process.poll() is not None for daemon in daemons):
+                raise StartError(f"{name}: ended while starting:\n{_tail(log)}")
+            if answers():
+                return
+            time.sleep(0.1)
+        raise StartError(f"{name}: no answer in {START_SECONDS} s:\n{_tail(log)}")
+    except BaseException:
+        for daemon in daemons:
+            daemon.stop()
+        raise
+
+
+def with_other_ports(start: Callable[[], T]) -> T:
+    """A free port may be taken before the daemon binds it: try again with others, a few times."""
+    for _ in range(START_TRIES - 1):
+        with suppress(StartError):
+            return start()
+    return start()
+
+
+def free_port() -> int:
+    """A loopback port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def daemon_user(name: str) -> pwd.struct_passwd | None:
+    """Whom to run as: for root the package's own user, else nobody; for everyone else themselves (None)."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+def room(state_dir: Path, name: str, user: pwd.struct_passwd | None) -> Path:
+    """A private directory of the daemon's; outside `state_dir` when its user may not go there, noted in NAME.path."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    path = state_dir.resolve() / name
+    if not reachable(path.parent, user):
+        note = state_dir / f"{name}.path"
+        if not (note.exists() and Path(note.read_text()).is_dir()):
+            note.write_text(tempfile.mkdtemp(prefix=f"keymailbox-{name}-", dir="/var/tmp"))
+        path = Path(note.read_text())
+    path.mkdir(exist_ok=True)
+    own(path, user, 0o700)
+    return path
+
+
+def own(path: Path, user: pwd.struct_passwd | None, mode: int) -> None:
+    """Give a path to the daemon's user alone."""
+    path.chmod(mode)
+    if user is not None:
+        os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def reachable(path: Path, user: pwd.struct_passwd | None) -> bool:
+    """Whether the daemon's user may enter `path` and every directory above it."""
+    if user is None:
+        return True
+    for place in (path, *path.parents):
+        status = place.stat()
+        bit = 0o100 if status.st_uid == user.pw_uid else 0o010 if status.st_gid == user.pw_gid else 0o001
+        if not status.st_mode & bit:
+            return False
+    return True
+
+
+def open_scratch() -> Path:
+    """A temporary directory that a daemon's user may pass through; the daemons' own rooms in it are closed."""
+    scratch = Path(tempfile.mkdtemp(prefix="keymailbox-"))
+    scratch.chmod(0o711)
+    return scratch
+
+
+def remove(path: Path) -> None:
+    """Remove a scratch directory, whose files a daemon may still be removing too."""
+    for _ in range(5):
+        with suppress(FileNotFoundError):
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                time.sleep(0.1)
+                continue
+        return
+    raise OSError(errno.ENOTEMPTY, "files keep appearing", str(path))
+
+
+def apt_install(package: str, proof: Path) -> None:
+    """Install a Debian package without starting its system daemon, or say what to do."""
+    hint = f"Next: apt-get install {package}"
+    if os.geteuid() != 0:
+        raise ServiceMissingError(f"{package} neither answers on loopback nor is installed. {hint} (as root)")
+    if shutil.which("apt-get") is None:
+        raise ServiceMissingError(
+            f"{package} neither answers on loopback nor is installed, and there is no apt-get here"
+        )
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with _no_autostart():
+        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", package]):
+            command = ["apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=300", *arguments]
+            try:
+                done = subprocess.run(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    timeout=APT_SECONDS,
+                )
+            except subprocess.TimeoutExpired:
+                raise ServiceMissingError(f"{package}: apt-get took more than {APT_SECONDS} s. {hint}") from None
+            if done.returncode != 0:
+                output = done.stdout.decode(errors="replace")[-2000:]
+                raise ServiceMissingError(f"{package}: apt-get {arguments[0]} failed. {hint}\n{output}")
+    if not proof.exists():
+        raise ServiceMissingError(f"{package} is installed, but {proof} is not there")
+
+
+@contextmanager
+def _no_autostart() -> Iterator[None]:
+    """Debian's own way to say that an installation must start nothing; a policy that is there already stays."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    try:
+        descriptor = os.open(policy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+    except FileExistsError:
+        yield
+        return
+    try:
+        with os.fdopen(descriptor, "w") as script:
+            script.write("#!/bin/sh\nexit 101\n")
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-3000:] if log.exists() else "(no log)"
