@@ -14,7 +14,7 @@ COMPILE = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-covercrypt test check serve openapi bench lock clean
+.PHONY: help venv demo demo-covercrypt test check serve secrets openapi bench lock clean
 
 help: ## list these commands
 	@echo "keymailbox: make <command>"
@@ -40,6 +40,18 @@ check: venv ## ruff, format, mypy --strict, import-linter
 serve: venv ## run the whole service on loopback, with its database and broker
 	@$(BIN)/python -m tests.kit.serve
 
+secrets: ## write var/compose/*, the secrets that compose.yaml mounts; those that are there stay
+	@set -eu; mkdir -p var; mkdir -p -m 700 var/compose; cd var/compose; \
+	random() { $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32), end="")'; }; \
+	put() { if [ -e "$$1" ]; then echo "secrets: var/compose/$$1 stays"; else \
+		printf "$$2" "$$3" > "$$1.new"; chmod 444 "$$1.new"; mv "$$1.new" "$$1"; echo "secrets: var/compose/$$1 written"; fi; }; \
+	secret=$$(random); put passphrase '%s' "$$secret"; \
+	secret=$$(random); put postgres_password '%s' "$$secret"; \
+	put database_url 'postgresql+psycopg://keymailbox:%s@postgres/keymailbox' "$$(cat postgres_password)"; \
+	secret=$$(random); put rabbitmq.conf 'default_user = keymailbox\ndefault_pass = %s\n' "$$secret"; \
+	put broker_url 'amqp://keymailbox:%s@rabbitmq//' "$$(sed -n 's/^default_pass = //p' rabbitmq.conf)"; \
+	echo "secrets: the folder is yours alone; the files are world-readable inside it, for the containers' users"
+
 openapi: venv ## write schemas/openapi.json
 	@$(BIN)/python -m pki.server.openapi
 
@@ -49,19 +61,21 @@ bench: venv ## measure; results go to bench/results
 lock: .venv-tools/.ready ## renew requirements/*.lock; LOCK_ARGS=--upgrade for newer releases
 	@$(COMPILE) --output-file requirements/runtime.lock pyproject.toml
 	@$(COMPILE) --extra dev --output-file requirements/dev.lock pyproject.toml
+	@$(COMPILE) --output-file requirements/build.lock requirements/build.in
 	@$(COMPILE) --output-file requirements/covercrypt.lock requirements/covercrypt.in
 	@$(COMPILE) --output-file requirements/tools.lock requirements/tools.in
 	@if grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.lock; then \
 		echo "lock: a lock file names a host (above): it must not" >&2; exit 1; fi
-	@echo "lock: requirements/runtime.lock, dev.lock, covercrypt.lock and tools.lock are current"
+	@echo "lock: requirements/{build,covercrypt,dev,runtime,tools}.lock are current"
 
-clean: ## remove environments, caches, builds and var/
+clean: ## remove environments, caches and builds; var/ stays, for it holds state and secrets
 	@rm -rf .venv .venv-covercrypt .venv-tools .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
-		build dist var .coverage
+		build dist .coverage
 	@find bench demo pki schemas tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: done; 'make venv' makes the environment again"
 
-# A changed lock makes the environment anew, so that nothing unlocked stays in it.
+# A changed lock makes the environment anew, so that nothing unlocked stays in it; the stamp is a copy of the lock,
+# so that one written again without a change costs nothing.
 $(VENV)/.locked: requirements/dev.lock
 	$(call environment,$(VENV),requirements/dev.lock)
 
@@ -71,6 +85,7 @@ $(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@touch $@
 	@echo "venv: $(VENV) is ready"
 
+# These have no second step: their stamp is the copy of the lock itself.
 .venv-covercrypt/.ready: requirements/covercrypt.lock
 	$(call environment,.venv-covercrypt,requirements/covercrypt.lock)
 
@@ -82,8 +97,9 @@ define environment
 	echo "venv: Python 3.11 or newer is needed, and '$(PYTHON)' is not. Next: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 @$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	echo "venv: '$(PYTHON)' cannot make virtual environments. Next: apt-get install python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" >&2; exit 1; }
-@echo "venv: making $(1) from $(2)"
-@$(PYTHON) -m venv --clear $(1)
-@$(1)/bin/python -m pip install $(PIP_FLAGS) --require-hashes --requirement $(2)
-@touch $@
+@if cmp -s $(2) $@; then touch $@; else set -e; \
+	echo "venv: making $(1) from $(2)"; \
+	$(PYTHON) -m venv --clear $(1); \
+	$(1)/bin/python -m pip install $(PIP_FLAGS) --require-hashes --requirement $(2); \
+	cp $(2) $@; fi
 endef

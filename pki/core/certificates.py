@@ -16,7 +16,8 @@ from pki.core.envelope import Recipient
 from pki.core.errors import CertificateError, IllegalMoveError, RevokedError, WrongPartyError
 from pki.core.ids import Fingerprint
 from pki.core.tenants import Address
-from pki.core.x509 import CertificateKind, ParsedCertificate
+from pki.core.x509 import CertificateKind as CertificateKind
+from pki.core.x509 import ParsedCertificate
 
 ENDORSEMENT_WINDOW = timedelta(hours=48)
 """How far a certificate's notBefore may lie from its request's signing time (docs/adr/0002)."""

@@ -96,7 +96,7 @@ def verify_crl(der: bytes, *, issuing_der: bytes, now: datetime) -> Crl:
         this_update, next_update = crl.last_update_utc, crl.next_update_utc
     except InvalidSignature:
         raise CertificateError("The revocation list is not signed by the issuing CA", rule="CRL-001") from None
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
         raise MalformedError("The revocation list cannot be read", on=type(error).__name__) from None
     if next_update is None or now > next_update:
         raise StaleError("The revocation list is out of date", on=f"until {next_update}", rule="CRL-003")

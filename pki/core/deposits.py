@@ -10,7 +10,15 @@ from enum import StrEnum
 
 from pki.core import asn1, envelope, oids, packages, signing
 from pki.core.envelope import ParsedEnvelope, Recipient
-from pki.core.errors import IllegalMoveError, KeymailboxError, ProfileError, TooLargeError, UnwrapError
+from pki.core.errors import (
+    BadAddressError,
+    IllegalMoveError,
+    KeymailboxError,
+    ProfileError,
+    TooLargeError,
+    UnwrapError,
+    UsageError,
+)
 from pki.core.ids import DepositId, KeyId, deposit_id, key_id
 from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
@@ -94,10 +102,14 @@ def decode_context(der: bytes) -> Context:
         raise ProfileError("A key version is from 1 to 2147483647", on=str(raw.key_version)[:20], rule="DEP-002")
     if len(raw.purpose) > _MAX_PURPOSE or not raw.purpose.isprintable():
         raise ProfileError("A purpose has at most 128 printable characters", rule="DEP-002")
+    try:
+        sender, recipient, named = parse_address(raw.sender), parse_address(raw.recipient), key_id(raw.key_id)
+    except (BadAddressError, UsageError) as error:
+        raise ProfileError(error.message, on=error.on, hint=error.hint, rule="DEP-002") from None
     return Context(
-        sender=parse_address(raw.sender),
-        recipient=parse_address(raw.recipient),
-        key_id=key_id(raw.key_id),
+        sender=sender,
+        recipient=recipient,
+        key_id=named,
         key_version=raw.key_version,
         purpose=raw.purpose,
         expires=raw.expires.as_datetime().replace(tzinfo=UTC),

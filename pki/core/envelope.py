@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, kem, oids
-from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnwrapError
+from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnavailableError, UnwrapError
 from pki.core.kem import KemAlgorithm
 
 _KEK = 32
@@ -126,6 +126,9 @@ def unwrap(envelope: ParsedEnvelope, ski: bytes, decapsulate: Callable[[KemAlgor
         shared = decapsulate(recipient.algorithm, recipient.ciphertext)
         cek = aes_key_unwrap(_kek(shared, recipient.ukm), recipient.encrypted_key)
         return AESGCM(cek).decrypt(envelope.nonce, envelope.ciphertext + envelope.mac, envelope.aad)
+    except UnavailableError:
+        # The key's holder is away, whatever the envelope says: the caller may try again.
+        raise
     except (KeymailboxError, InvalidUnwrap, InvalidTag, ValueError):
         # One answer for all: which step failed is an oracle.
         raise UnwrapError from None

@@ -42,12 +42,12 @@ class KemAlgorithm(Enum):
         return oids.name(self.oid)
 
 
-def algorithm(oid: Oid) -> KemAlgorithm:
+def algorithm(oid: Oid, *, rule: str = "ENV-004") -> KemAlgorithm:
     """Return the algorithm with this OID, or raise AlgorithmError."""
     for member in KemAlgorithm:
         if member.oid == oid:
             return member
-    raise AlgorithmError("This key encapsulation is not allowed", on=oids.name(oid), rule="ENV-004")
+    raise AlgorithmError("This key encapsulation is not allowed", on=oids.name(oid), rule=rule)
 
 
 def generate(alg: KemAlgorithm = KemAlgorithm.COMPOSITE) -> bytes:
@@ -110,7 +110,7 @@ def spki(alg: KemAlgorithm, public: bytes) -> bytes:
 def parse_spki(der: bytes) -> tuple[KemAlgorithm, bytes]:
     """Return algorithm and public key of a SubjectPublicKeyInfo, checked."""
     info = asn1.decode(asn1.SubjectPublicKeyInfo, der, what="The public key")
-    alg = algorithm(info.algorithm.algorithm)
+    alg = algorithm(info.algorithm.algorithm, rule="CRT-009")
     if info.algorithm.parameters is not None or info.subject_public_key.padding_bits():
         raise ProfileError("The public key's algorithm has parameters or its bits are not whole bytes", rule="CRT-009")
     public = info.subject_public_key.as_bytes()

@@ -90,6 +90,8 @@ def parse_request(der: bytes) -> UnverifiedRequest:
     if outer.signature_algorithm.algorithm != oids.ML_DSA_65 or outer.signature_algorithm.parameters is not None:
         name = oids.name(outer.signature_algorithm.algorithm)
         raise AlgorithmError("Requests are signed with ML-DSA-65", on=name, rule="REQ-002")
+    if outer.signature.padding_bits():
+        raise ProfileError("The signature's bits are not whole bytes", rule="REQ-002")
     spki = asn1.encode(info.public_key)
     if info.public_key.algorithm.algorithm == oids.ML_DSA_65:
         kind = CertificateKind.IDENTITY

@@ -16,7 +16,7 @@ from pki.core.errors import SealError
 
 _FORMAT = "keymailbox-sealed/1"
 _N, _R, _P = 1 << 15, 8, 1  # 32 MiB and about 60 ms
-_MAX_N = 1 << 20
+_MAX_N = 1 << 18  # 256 MiB
 _KEYS = {"format", "purpose", "kdf", "nonce", "ciphertext"}
 _KDF_KEYS = {"name", "n", "r", "p", "salt"}
 

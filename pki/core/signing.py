@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, oids
-from pki.core.errors import AlgorithmError, ProfileError, SignatureError
+from pki.core.errors import AlgorithmError, MalformedError, ProfileError, SignatureError
 
 _TIME_LIMIT = datetime(2050, 1, 1, tzinfo=UTC)
 SIGNATURE_SIZE = 3309
@@ -47,6 +47,9 @@ class UnverifiedSigned:
 
     def verify(self, public_key: MLDSA65PublicKey) -> SignedObject:
         """Return the object if ``public_key`` signed it, else raise SignatureError."""
+        # The signer's name is outside of what is signed: without this, it could be changed unseen (RFC 7093 §2).
+        if self.signer_ski != hashlib.sha256(public_key.public_bytes_raw()).digest()[:20]:
+            raise SignatureError(rule="SIG-006")
         digest = asn1.decode(bytes, self.attributes[oids.MESSAGE_DIGEST], what="The message digest")
         if not hmac.compare_digest(digest, hashlib.sha512(self.content).digest()):
             raise SignatureError(rule="SIG-006")
@@ -138,7 +141,10 @@ def decode_time(der: bytes) -> datetime:
     """Return the moment that a Time in DER names."""
     if der[:1] == b"\x17":
         return asn1.decode(asn1.UTCTime, der, what="The time").as_datetime().replace(tzinfo=UTC)
-    return asn1.decode(asn1.GeneralizedTime, der, what="The time").as_datetime().replace(tzinfo=UTC)
+    moment = asn1.decode(asn1.GeneralizedTime, der, what="The time").as_datetime().replace(tzinfo=UTC)
+    if moment < _TIME_LIMIT:
+        raise MalformedError("A time before 2050 is written as UTCTime", on=str(moment))
+    return moment
 
 
 _SHA512 = asn1.AlgorithmIdentifier(algorithm=oids.SHA512, parameters=None)

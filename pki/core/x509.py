@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509.oid import ExtensionOID, NameOID
@@ -160,6 +160,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     for algorithm in (tbs.signature, outer.signature_algorithm):
         same = algorithm.algorithm == oids.ML_DSA_65 and algorithm.parameters is None
         _demand(same, "CRT-002", "The certificate is not signed with ML-DSA-65")
+    _demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
     try:
         found = x509.load_der_x509_certificate(der)
         extensions = {extension.oid: extension for extension in found.extensions}
@@ -235,6 +236,17 @@ _LEAF_EXTENSIONS = {
 }
 
 
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+)
+
+
 @lru_cache(maxsize=16)
 def _verified_issuing(issuing_der: bytes, root_der: bytes) -> x509.Certificate:
     # Signatures never change their mind, so they are cached; the clock is looked at each time.
@@ -247,7 +259,7 @@ def _verified_issuing(issuing_der: bytes, root_der: bytes) -> x509.Certificate:
                 raise CertificateError("A CA certificate may not sign certificates", rule="CRT-014")
         root.verify_directly_issued_by(root)
         issuing.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+    except _UNREADABLE:
         raise CertificateError("The issuing CA does not chain to the root", rule="CRT-014") from None
     return issuing
 

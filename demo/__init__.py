@@ -1,0 +1,1 @@
+"""Demonstrations: the exchange between two tenants, run on one machine."""

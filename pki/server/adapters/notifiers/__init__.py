@@ -1,0 +1,1 @@
+"""Ways to tell a tenant that something happened."""

@@ -1,0 +1,1 @@
+"""Homes of the CA's private key: one module a kind."""

@@ -1,0 +1,1 @@
+"""HTTP for machines: one file a noun, under ``/v1``."""

@@ -1,0 +1,102 @@
+"""Request bodies: never more bytes than the cap, never longer than a deadline, JSON without surprises."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from starlette.requests import ClientDisconnect, Request
+
+from pki.core.errors import MalformedError, TooLargeError, UsageError
+
+_DEADLINE_SECONDS = 30
+CMS = "application/cms"
+PKCS10 = "application/pkcs10"
+JSON = "application/json"
+
+
+class Message(BaseModel):
+    """A JSON object: no unknown keys, no conversions between types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _decode(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("must be base64 text")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be base64 text (RFC 4648 §4)") from None
+
+
+Base64 = Annotated[bytes, BeforeValidator(_decode), WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
+
+
+def b64(data: bytes) -> str:
+    """Return bytes as they stand in JSON (RFC 4648 §4)."""
+    return base64.b64encode(data).decode()
+
+
+async def read(request: Request, cap: int) -> bytes:
+    """Return the body; TooLargeError at once where its declared length is past ``cap``, else when it gets there."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > cap:
+        raise _too_large(cap)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > cap:
+                    raise _too_large(cap)
+                parts.append(part)
+    except TimeoutError:
+        raise UsageError(f"The body did not arrive within {_DEADLINE_SECONDS} s") from None
+    except ClientDisconnect:
+        raise UsageError("The body did not arrive") from None
+    return b"".join(parts)
+
+
+def expect(request: Request, media_type: str) -> None:
+    """Raise UsageError unless the body is declared as ``media_type``."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared != media_type:
+        raise UsageError(f"The body has to be {media_type}", on=f"content-type: {declared[:80] or 'none'}")
+
+
+def parse(request: Request, body: bytes, message: type[M]) -> M:
+    """Return the JSON body as a message; MalformedError when it is no JSON, UsageError when it is another message."""
+    expect(request, JSON)
+    try:
+        return message.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise MalformedError("The body is not JSON") from None
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise UsageError(f"The body does not fit: {reason}", on=".".join(str(part) for part in first["loc"])) from None
+    except RecursionError:
+        raise MalformedError("The body is not JSON") from None
+
+
+def takes(message: type[Message]) -> dict[str, Any]:
+    """Describe a JSON body for OpenAPI; routes read it themselves, after the signature was checked."""
+    schema = message.model_json_schema()
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
+def takes_binary(media_type: str, description: str) -> dict[str, Any]:
+    """Describe a binary body for OpenAPI 3.1."""
+    return {"requestBody": {"required": True, "description": description, "content": {media_type: {}}}}
+
+
+def _too_large(cap: int) -> TooLargeError:
+    return TooLargeError(f"The body has more than {cap} bytes")

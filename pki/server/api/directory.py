@@ -1,0 +1,42 @@
+"""The directory: which certificates an address has, each with the request that endorses it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from pki.server.api import bodies, calls
+from pki.server.api.certificates import certificate_object
+from pki.server.services import certificates
+
+router = APIRouter(prefix="/v1/directory", tags=["directory"])
+
+
+@router.get("/{tenant}/{instance}", summary="Look an address up")
+async def look_up(call: calls.Signed, tenant: calls.Label, instance: calls.Label) -> Response:
+    """Return the certificates in use; whoever reads them checks everything."""
+    listing = await calls.run(certificates.lookup, call.deps, calls.address_in(tenant, instance))
+    told: dict[str, Any] = {
+        "address": str(listing.address),
+        "identity": certificate_object(listing.identity),
+        "encryption": certificate_object(listing.encryption) if listing.encryption is not None else None,
+        "issuing": bodies.b64(listing.issuing),
+    }
+    return _cached(call, told)
+
+
+@router.get("/{tenant}/{instance}/history", summary="All certificates of an address")
+async def history(call: calls.Signed, tenant: calls.Label, instance: calls.Label) -> Response:
+    """Return every certificate that was ever active at an address, newest first."""
+    records = await calls.run(certificates.history, call.deps, calls.address_in(tenant, instance))
+    return _cached(call, {"certificates": [certificate_object(record) for record in records]})
+
+
+def _cached(call: calls.Call, told: dict[str, Any]) -> Response:
+    body = json.dumps(told, separators=(",", ":")).encode()
+    tag = hashlib.sha256(body).hexdigest()[:32]
+    return calls.cached(call.request, body, bodies.JSON, tag, "private, no-cache")

@@ -1,0 +1,60 @@
+"""Mailboxes: pages in the order of arrival, and collection."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.responses import Response
+
+from pki.core.errors import KeymailboxError
+from pki.server.api import bodies, calls, problems
+from pki.server.api.deposits import deposit_object
+from pki.server.ports import DepositRecord
+from pki.server.services import mailbox
+
+router = APIRouter(prefix="/v1/mailboxes", tags=["mailboxes"])
+
+
+class Collection(bodies.Message):
+    """What to fetch."""
+
+    ids: Annotated[list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(min_length=1, max_length=100)]
+
+
+@router.get("/{tenant}/{instance}", summary="Poll a mailbox")
+async def poll(
+    call: calls.Signed,
+    tenant: calls.Label,
+    instance: calls.Label,
+    after: calls.Position = 0,
+    limit: calls.Limit = 100,
+    wait: calls.Wait = 0,
+) -> Response:
+    """Return what came after the number ``after``; with ``wait``, as soon as there is something."""
+    address = calls.address_in(tenant, instance)
+
+    async def look() -> list[DepositRecord]:
+        return await calls.run(mailbox.page, call.deps, call.caller, address, after, limit)
+
+    records = await call.waiting.until(call.request, [f"mailbox:{address}"], call.seconds(wait), look, bool)
+    last = records[-1].sequence if records else None
+    return calls.answer({"items": [deposit_object(record) for record in records], "next": last or after})
+
+
+@router.post("/{tenant}/{instance}/collection", summary="Collect deposits", openapi_extra=bodies.takes(Collection))
+async def collect(call: calls.Signed, tenant: calls.Label, instance: calls.Label) -> Response:
+    """Return the bytes of deposits; each id is answered for itself, in the order asked."""
+    told = bodies.parse(call.request, call.body, Collection)
+    address = calls.address_in(tenant, instance)
+    ids = list(dict.fromkeys(told.ids))
+    results = await calls.run(mailbox.collect, call.deps, call.caller, address, ids)
+    return calls.answer({"items": [_item(name, result) for name, result in zip(ids, results, strict=True)]})
+
+
+def _item(deposit_id: str, result: mailbox.Collected | KeymailboxError) -> dict[str, Any]:
+    if isinstance(result, KeymailboxError):
+        return {"id": deposit_id, "error": problems.problem(result)}
+    record, body = result
+    return {"id": deposit_id, "state": record.state.value, "body": bodies.b64(body)}

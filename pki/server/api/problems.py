@@ -1,0 +1,157 @@
+"""Errors as RFC 9457 problems: the only place that knows an HTTP status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pki.core import errors
+from pki.core.errors import KeymailboxError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "https://keymailbox.invalid/problems/"
+RETRY_AFTER_SECONDS = 2
+
+_log = logging.getLogger(__name__)
+
+# The nearest class in an error's ancestry decides.
+_STATUS: Mapping[type[KeymailboxError], int] = {
+    errors.MalformedError: 400,
+    errors.BadAddressError: 400,
+    errors.UsageError: 400,
+    errors.AccessError: 401,
+    errors.ForbiddenError: 403,
+    errors.EnrolmentError: 403,
+    errors.NotFoundError: 404,
+    errors.ConflictError: 409,
+    errors.TooLargeError: 413,
+    errors.ProfileError: 422,
+    errors.AlgorithmError: 422,
+    errors.VerificationError: 422,
+    errors.UnavailableError: 503,
+}
+_INTERNAL = "internal"
+
+
+# What to do next, where whoever raised the error does not know more.
+_HINTS: Mapping[type[KeymailboxError], str] = {
+    errors.AccessError: "kmb doctor",
+    errors.EnrolmentError: "ask the operator for: kmb-server tenant invite NAME",
+    errors.AddressTakenError: "choose another instance name, then: kmb enroll",
+    errors.UnknownRecipientError: "kmb peer show TENANT/INSTANCE",
+    errors.NotFoundError: "kmb whoami",
+    errors.IdempotencyError: "repeat the request with a new Idempotency-Key",
+    errors.ReplayedError: "kmb key send, which makes a new deposit",
+    errors.TooLargeError: "send less at once",
+    errors.UnavailableError: "repeat the request after the time in Retry-After",
+    errors.CertificateError: "kmb cert list",
+    KeymailboxError: "kmb doctor",
+}
+
+
+def status(error: KeymailboxError) -> int:
+    """Return the HTTP status that stands for an error; 500 for what is no business of the client's."""
+    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+
+
+def problem(error: KeymailboxError) -> dict[str, object]:
+    """Return an error as a problem (RFC 9457 §3.1): class and code are stable, the detail is for people."""
+    number = status(error)
+    if number == 500:
+        return _internal()
+    detail = f"{error.message} ({error.on})" if error.on else error.message
+    told: dict[str, object] = {
+        "type": TYPE_PREFIX + error.code,
+        "title": (type(error).__doc__ or "").split("\n", 1)[0],
+        "status": number,
+        "detail": detail,
+        "code": error.code,
+        "hint": error.hint or next(_HINTS[kind] for kind in type(error).__mro__ if kind in _HINTS),
+    }
+    if error.rule:
+        told["rule"] = error.rule
+    return told
+
+
+def respond(error: KeymailboxError) -> Response:
+    """Return the answer that tells of an error."""
+    number = status(error)
+    if number == 500:
+        _log.error("a server error: %s", type(error).__name__, extra={"trace": _trace(error)})
+    headers = {}
+    if number == 401:
+        headers["WWW-Authenticate"] = "Signature"
+    if number == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return _answer(problem(error), number, headers)
+
+
+def unforeseen(error: Exception) -> Response:
+    """Show nothing; the log gets the places in the code and not the values, which may be secret."""
+    _log.error("an unforeseen error: %s", type(error).__name__, extra={"trace": _trace(error)})
+    return _answer(_internal(), 500)
+
+
+def install(app: FastAPI) -> None:
+    """Turn the errors that routes of ``app`` raise into problems; its middleware asks ``unforeseen`` for the rest."""
+    app.add_exception_handler(KeymailboxError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _starlette)
+
+
+def _internal() -> dict[str, object]:
+    return {
+        "type": TYPE_PREFIX + _INTERNAL,
+        "title": "The server failed.",
+        "status": 500,
+        "detail": "The server failed; its log tells why, under this request's X-Request-Id.",
+        "code": _INTERNAL,
+        "hint": "kmb doctor",
+    }
+
+
+def _answer(told: Mapping[str, object], number: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        json.dumps(told, separators=(",", ":")), number, {"Cache-Control": "no-store", **(headers or {})}, MEDIA_TYPE
+    )
+
+
+async def _ours(_request: Request, error: Exception) -> Response:
+    return respond(error if isinstance(error, KeymailboxError) else KeymailboxError())
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """Queries and paths that do not fit their declared types."""
+    found = error.errors()[0] if isinstance(error, RequestValidationError) and error.errors() else {}
+    place = ".".join(str(part) for part in found.get("loc", ()))
+    return respond(errors.UsageError(str(found.get("msg") or "The request cannot be read"), on=place))
+
+
+async def _starlette(_request: Request, error: Exception) -> Response:
+    number = error.status_code if isinstance(error, HTTPException) else 500
+    if number == 404:
+        return respond(errors.NotFoundError("There is no such path"))
+    phrase = HTTPStatus(number).phrase
+    code = phrase.lower().replace(" ", "-")
+    told = {
+        "type": TYPE_PREFIX + code,
+        "title": f"{phrase}.",
+        "status": number,
+        "detail": f"{phrase}.",
+        "code": code,
+        "hint": "see schemas/openapi.json for what this path takes",
+    }
+    return _answer(told, number, error.headers if isinstance(error, HTTPException) else None)
+
+
+def _trace(error: BaseException) -> list[str]:
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

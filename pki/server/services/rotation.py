@@ -1,0 +1,78 @@
+"""What happens because time has passed: certificates and deposits expire, what nobody needs any more is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pki.core.certificates import CertificateState
+from pki.core.deposits import DepositState
+from pki.core.events import EventType
+from pki.server.services import events
+from pki.server.services.deps import Deps
+from pki.server.store import access as access_store
+from pki.server.store import certificates as certificate_store
+from pki.server.store import deposits as deposit_store
+from pki.server.store import events as event_store
+
+IDEMPOTENCY_KEPT = timedelta(days=7)
+"""For how long a deposit's Idempotency-Key is remembered; the deposit's own id is for ever."""
+
+_BATCH = 200
+
+
+@dataclass(frozen=True)
+class Expired:
+    """How many came to their end."""
+
+    certificates: int
+    deposits: int
+
+
+def expire(deps: Deps) -> Expired:
+    """Expire all certificates and deposits whose time is over; a second call finds nothing left to do."""
+    return Expired(certificates=_all(deps, _expire_certificates), deposits=_all(deps, _expire_deposits))
+
+
+def purge(deps: Deps) -> int:
+    """Forget nonces that are too old to be replayed, and old idempotency keys; return how many."""
+    now = deps.clock.now()
+    with deps.store.unit() as unit:
+        nonces = access_store.purge_nonces(unit, now)
+        return nonces + deposit_store.purge_idempotency(unit, now - IDEMPOTENCY_KEPT)
+
+
+def _all(deps: Deps, batch: Callable[[Deps], int]) -> int:
+    # Short transactions: whoever deposits meanwhile does not wait for a long one.
+    total = 0
+    while True:
+        count = batch(deps)
+        total += count
+        if count < _BATCH:
+            return total
+
+
+def _expire_certificates(deps: Deps) -> int:
+    now = deps.clock.now()
+    with deps.store.unit() as unit:
+        due = certificate_store.due_expiry(unit, now, _BATCH)
+        for record in due:
+            certificate_store.set_certificate_state(unit, record.fingerprint, CertificateState.EXPIRED, now=now)
+        listed = [record for record in due if record.state is not CertificateState.UNPROVED]
+        event_store.append(
+            unit, [events.of_certificate(EventType.CERTIFICATE_EXPIRED, record, now) for record in listed]
+        )
+    return len(due)
+
+
+def _expire_deposits(deps: Deps) -> int:
+    now = deps.clock.now()
+    with deps.store.unit() as unit:
+        due = deposit_store.due_expiry(unit, now, _BATCH)
+        deposit_store.set_state(unit, [record.id for record in due], DepositState.EXPIRED, now=now)
+        event_store.append(unit, [events.of_deposit(EventType.DEPOSIT_EXPIRED, record, now) for record in due])
+        for record in due:
+            unit.after_commit(f"deposit:{record.id}")
+            unit.after_commit(f"mailbox:{record.recipient}")
+    return len(due)

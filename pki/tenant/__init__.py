@@ -1,0 +1,1 @@
+"""The tenant's side, and the only home of its private keys."""

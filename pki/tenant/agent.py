@@ -1,0 +1,371 @@
+"""The SDK: one KMS instance of one tenant, with a typed method for everything that it does."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx2
+
+from pki.core import httpsig
+from pki.core.crl import Reason
+from pki.core.errors import KeymailboxError, NotFoundError, PinError, UsageError
+from pki.core.ids import DepositId, Fingerprint, KeyId, key_id
+from pki.core.kem import KemAlgorithm
+from pki.core.packages import OCTETS, KeyMaterial
+from pki.core.tenants import Address
+from pki.core.x509 import CertificateKind
+from pki.tenant.certificates import Certificates
+from pki.tenant.client import AccessKey, Client
+from pki.tenant.contexts import Context
+from pki.tenant.deposits import LIFETIME, Campaign, Delivery, Deposits, Rewrapped
+from pki.tenant.directory import Directory, Peer
+from pki.tenant.enrolment import Invitation, Progress, enrol
+from pki.tenant.holders.file import FileHolder
+from pki.tenant.holders.passphrase import passphrase_from_environment, read_passphrase
+from pki.tenant.journal import Journal
+from pki.tenant.mailbox import Mailbox, Received
+from pki.tenant.messages import DepositView
+from pki.tenant.opening import Opener
+from pki.tenant.ports import Clock, KeyHolder, KeyName
+from pki.tenant.receipts import Answers, Receipts
+from pki.tenant.records.alarms import Alarm
+from pki.tenant.records.own import OwnCertificate
+from pki.tenant.records.pins import Pin, identity_fingerprint
+from pki.tenant.records.sent import Sent
+
+WAIT = 60.0
+"""Seconds that a call waits for the server's workers."""
+KEY_SIZE = 32
+
+
+@dataclass
+class Round:
+    """What one round of ``run`` did; ``failed`` names each step that was stopped, and by what."""
+
+    at: datetime
+    renewed: list[OwnCertificate] = field(default_factory=list)
+    resumed: Campaign | None = None
+    received: Received = field(default_factory=Received)
+    answers: Answers = field(default_factory=Answers)
+    rewrapped: Rewrapped = field(default_factory=Rewrapped)
+    failed: list[tuple[str, KeymailboxError]] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Do one step; that it fails does not keep the round from its other steps."""
+        try:
+            yield
+        except KeymailboxError as error:
+            self.failed.append((name, error))
+
+
+def utc_now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+class Agent:
+    """One instance, enrolled. Every method raises errors of the one family; all state is on the disk when it returns.
+
+    Use it as a context manager, or close it. It is for one thread; several processes may work for one instance.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        holder: KeyHolder,
+        *,
+        clock: Clock = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        """Work for ``context`` with the keys in ``holder``; ``transport`` replaces the network."""
+        self.context = context
+        self.address: Address = context.address
+        self.holder = holder
+        self.journal = Journal(context.journal)
+        self._clock = clock
+        self._sleep = sleep
+        access = AccessKey(httpsig.key_id(holder.access_public()), holder.sign_request)
+        self.client = Client(context.server, access, clock, sleep=sleep, transport=transport)
+        self.directory = Directory(self.client, self.journal, context.root)
+        self._certificates = Certificates(self.client, self.journal, holder, self.address, context.root, clock, sleep)
+        parts = (self.directory, self._certificates, self.address)
+        self._deposits = Deposits(self.client, self.journal, holder, *parts)
+        self._mailbox = Mailbox(self.client, self.journal, Opener(self.journal, holder, *parts), self.address)
+        self._receipts = Receipts(self.client, self.journal, self.directory)
+
+    @classmethod
+    def enroll(
+        cls,
+        address: Address,
+        *,
+        server: str,
+        invitation: Invitation,
+        name: str | None = None,
+        passphrase_file: Path | None = None,
+        root_fingerprint: str | None = None,
+        allow_http: bool = False,
+        algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE,
+        wait: float = WAIT,
+        progress: Progress = lambda done, on: None,
+        clock: Clock = utc_now,
+    ) -> Self:
+        """Enrol with an invitation, publish the first encryption key, and open the new context (see ``enrolment``)."""
+        context = enrol(
+            address,
+            server=server,
+            invitation=invitation,
+            name=name,
+            passphrase_file=passphrase_file,
+            root_fingerprint=root_fingerprint,
+            allow_http=allow_http,
+            algorithm=algorithm,
+            wait=wait,
+            clock=clock,
+            progress=progress,
+        )
+        return cls.open(context, clock=clock)
+
+    @classmethod
+    def open(cls, context: Context, *, clock: Clock = utc_now) -> Self:
+        """Open an enrolled context with its file holder."""
+        if not context.enrolled:
+            hint = f"kmb enroll {context.address} --server {context.server} --invitation FILE"
+            raise NotFoundError("The enrolment was not finished", on=context.name, hint=hint)
+        return cls(context, file_holder(context), clock=clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections and the journal."""
+        self.client.close()
+        self.journal.close()
+
+    # Certificates
+
+    def publish(self, algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE, *, wait: float = WAIT) -> OwnCertificate:
+        """Publish a new encryption key; the earlier one goes on opening what is under way."""
+        return self._certificates.finish(self._certificates.encryption_request(algorithm), wait=wait)
+
+    def renew_identity(self, *, wait: float = WAIT) -> OwnCertificate:
+        """Get a new certificate for the same identity key."""
+        return self._certificates.finish(self._certificates.identity_request(), wait=wait)
+
+    def renew_due(self, *, wait: float = WAIT) -> list[OwnCertificate]:
+        """Renew what is missing or in the last third of its life, with the algorithm that it has."""
+        now = self._clock()
+        renewed = []
+        if self._certificates.due(CertificateKind.IDENTITY, now):
+            renewed.append(self.renew_identity(wait=wait))
+        if self._certificates.due(CertificateKind.ENCRYPTION, now):
+            renewed.append(self.publish(self._certificates.algorithm(), wait=wait))
+        return renewed
+
+    def revoke(self, fingerprint: Fingerprint, reason: Reason) -> None:
+        """Revoke one of our certificates. What is undelivered waits until we publish another."""
+        self._certificates.revoke(fingerprint, reason)
+
+    def certificates(self, kind: CertificateKind | None = None) -> list[OwnCertificate]:
+        """Return our certificates, newest first."""
+        return self.journal.own.certificates(kind.value if kind else None)
+
+    # Peers
+
+    def peer(self, address: Address) -> Peer:
+        """Look a peer up with every check; the first time pins its identity key."""
+        return self.directory.look_up(address, self._clock())
+
+    def pins(self) -> list[Pin]:
+        """Return whom we have pinned."""
+        return self.journal.pins.all()
+
+    def confirm_peer(self, address: Address, fingerprint: str | None = None, *, accept: bool = False) -> Pin:
+        """Confirm a peer's identity key: by the fingerprint that it told us, or by ``accept``.
+
+        PinError when the fingerprint is another one, or when the key has changed and nobody accepts that.
+        """
+        now = self._clock()
+        offered, _ = self.directory.offered_identity(address, now)
+        shown = identity_fingerprint(offered)
+        if fingerprint is not None and fingerprint.replace(":", "").replace(" ", "").lower() != shown:
+            hint = f"do not send to {address}; ask {address.tenant} again for: kmb whoami"
+            raise PinError("The fingerprint is another one", on=f"the server offers {shown}", hint=hint)
+        pin = self.journal.pins.of(address)
+        changed = pin is not None and pin.identity_key != offered
+        if fingerprint is None and not accept:
+            on = f"pinned {pin.fingerprint}, offered {shown}" if pin and changed else f"offered {shown}"
+            hint = f"kmb peer verify {address} --fingerprint HEX (what {address.tenant} reads from: kmb whoami)"
+            raise PinError("Nobody has confirmed the peer's identity key", on=on, hint=hint)
+        return self.journal.pins.confirm(address, offered, now)
+
+    # Keys
+
+    def create_key(
+        self, name: str, key: bytes | None = None, *, media_type: str = OCTETS, version: int | None = None
+    ) -> KeyName:
+        """Keep a key of ours: ``key``, or 32 random bytes. Without ``version``, the next one."""
+        identifier = key_id(name)
+        number = version if version is not None else self._newest(identifier) + 1
+        if not 1 <= number < 1 << 31:
+            raise UsageError("A key version is from 1 to 2147483647", on=str(number))
+        full = KeyName(self.address, identifier, number)
+        self.holder.store_key(full, KeyMaterial(key or secrets.token_bytes(KEY_SIZE), media_type))
+        return full
+
+    def shared_keys(self) -> Sequence[KeyName]:
+        """Return the names of all keys in the holder, ours and received ones."""
+        return self.holder.shared_keys()
+
+    def find_key(self, name: str, *, version: int | None = None, owner: Address | None = None) -> KeyName:
+        """Return a key's full name: our own comes first, and the newest version; UsageError when it is ambiguous."""
+        found = [one for one in self.holder.shared_keys() if one.key_id == name and one.owner == (owner or one.owner)]
+        found = [one for one in found if version is None or one.version == version]
+        if not found:
+            raise NotFoundError("There is no such key in this holder", on=name, hint="kmb key list")
+        own = [one for one in found if one.owner == self.address]
+        if not own and len({one.owner for one in found}) > 1:
+            owners = sorted({str(one.owner) for one in found})
+            raise UsageError("Several peers sent a key of this name", on=", ".join(owners), hint=f"--owner {owners[0]}")
+        return max(own or found, key=lambda one: one.version)
+
+    def load_key(self, name: KeyName) -> KeyMaterial:
+        """Return a key in the clear."""
+        return self.holder.load_key(name)
+
+    def send_key(
+        self,
+        name: KeyName,
+        to: Sequence[Address],
+        *,
+        purpose: str = "",
+        lifetime: timedelta = LIFETIME,
+        wait: float = WAIT,
+    ) -> Campaign:
+        """Wrap a key for each recipient and deposit it; waits until the server has validated it."""
+        return self._deposits.send(name, to, purpose=purpose, lifetime=lifetime, now=self._clock(), wait=wait)
+
+    def rotate_key(
+        self,
+        name: str,
+        *,
+        except_: Collection[str] = (),
+        key: bytes | None = None,
+        purpose: str = "",
+        lifetime: timedelta = LIFETIME,
+        wait: float = WAIT,
+    ) -> Campaign:
+        """Make the next version of a key of ours and send it to all its holders but ``except_``.
+
+        ``except_`` names tenants or addresses. A key of another media type than raw bytes needs its next ``key``.
+        """
+        identifier = key_id(name)
+        newest = self._newest(identifier)
+        if newest == 0:
+            raise NotFoundError("There is no such key of ours", on=name, hint=f"kmb key create {name}")
+        old = self.holder.load_key(KeyName(self.address, identifier, newest))
+        if key is None and old.media_type != OCTETS:
+            raise UsageError(
+                "A key of this media type is not made of random bytes",
+                on=old.media_type,
+                hint=f"kmb key rotate {name} --in FILE",
+            )
+        holders = self._deposits.holders(KeyName(self.address, identifier, newest), except_)
+        fresh = key or secrets.token_bytes(len(old.key))
+        full = self.create_key(name, fresh, media_type=old.media_type, version=newest + 1)
+        return self.send_key(full, holders, purpose=purpose, lifetime=lifetime, wait=wait)
+
+    def sent(self, name: str | None = None) -> list[Sent]:
+        """Return our deposits, oldest first."""
+        if name is None:
+            return self.journal.sent.all()
+        return self.journal.sent.of_key(self.address, key_id(name))
+
+    def withdraw(self, deposit: DepositId) -> Delivery:
+        """Take back a deposit that was not collected yet."""
+        return self._deposits.withdraw(deposit)
+
+    def resume(self) -> Campaign | None:
+        """Hand over what was planned and interrupted; None when there is nothing."""
+        return self._deposits.resume(self._clock())
+
+    def rewrap_quarantined(self) -> Rewrapped:
+        """Wrap quarantined deposits again for the recipients' new certificates."""
+        return self._deposits.rewrap(self._clock())
+
+    # Mailbox and receipts
+
+    def mailbox(self) -> list[DepositView]:
+        """Return every deposit that the server shows in our mailbox."""
+        return self._mailbox.listed()
+
+    def receive(self, *, wait: float = 0) -> Received:
+        """Take everything new out of the mailbox; ``wait``: seconds to wait when there is nothing."""
+        return self._mailbox.receive(self._clock(), wait=wait)
+
+    def receipts(self) -> Answers:
+        """Fetch and verify the answers to what we sent."""
+        return self._receipts.fetch(self._clock())
+
+    def alarms(self) -> list[Alarm]:
+        """Return what a person has to look at."""
+        return self.journal.alarms.all()
+
+    # All of it, again and again
+
+    def run(
+        self, *, once: bool = False, interval: float = 30, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Round]:
+        """Do everything that is due, round by round, until ``stop`` says so; one step that fails stops no other.
+
+        Between rounds it waits at the server, so that new mail is taken at once, up to ``interval`` seconds.
+        """
+        wait = 0.0
+        while True:
+            began = self._clock()
+            yield self._round(wait)
+            if once or stop():
+                return
+            spent = (self._clock() - began).total_seconds()
+            # A round that failed did not wait at the server.
+            if spent < min(wait, 1.0):
+                self._sleep(min(interval, 5.0))
+            wait = interval
+
+    def _round(self, wait: float) -> Round:
+        result = Round(self._clock())
+        with result.step("renew"):
+            result.renewed = self.renew_due()
+        with result.step("resume"):
+            result.resumed = self.resume()
+        with result.step("receive"):
+            result.received = self.receive(wait=wait)
+        with result.step("receipts"):
+            result.answers = self.receipts()
+        with result.step("rewrap"):
+            result.rewrapped = self.rewrap_quarantined()
+        return result
+
+    def _newest(self, identifier: KeyId) -> int:
+        own = [one for one in self.holder.shared_keys() if (one.owner, one.key_id) == (self.address, identifier)]
+        return max((one.version for one in own), default=0)
+
+
+def file_holder(context: Context) -> FileHolder:
+    """Return a context's file holder, opened by KMB_PASSPHRASE_FILE, the file that the context names, or its own."""
+    path: Path = passphrase_from_environment() or context.passphrase_file or context.key_file
+    return FileHolder(context.keys, read_passphrase(path))

@@ -1,0 +1,192 @@
+"""Our own certificates: ask for one, prove that it opens, renew, revoke; each step can be interrupted and taken up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+
+from pki.core import envelope, oids
+from pki.core.certificates import VerifiedCertificate, check_listed, proof_of_decryption
+from pki.core.crl import Reason
+from pki.core.errors import CertificateError, NotFoundError, ProfileError, UnavailableError
+from pki.core.ids import Fingerprint, RequestId, request_id
+from pki.core.kem import KemAlgorithm, parse_spki
+from pki.core.kem import spki as kem_spki
+from pki.core.requests import Statement, encryption_request, identity_request, parse_request
+from pki.core.revocations import compose_revocation
+from pki.core.tenants import Address
+from pki.core.x509 import CertificateKind, parse_certificate, spki_of
+from pki.tenant.client import Client
+from pki.tenant.journal import Journal
+from pki.tenant.messages import RequestView
+from pki.tenant.ports import Clock, KeyHolder
+from pki.tenant.records.own import OwnCertificate, OwnRequest
+
+REQUEST_LIFETIME = timedelta(hours=46)
+"""A request is an endorsement for 48 hours only; an older one that is still open is made anew."""
+
+
+class Certificates:
+    """The certificates of one instance."""
+
+    def __init__(
+        self,
+        client: Client,
+        journal: Journal,
+        holder: KeyHolder,
+        address: Address,
+        root: bytes,
+        clock: Clock,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._journal = journal
+        self._holder = holder
+        self._address = address
+        self._root = root
+        self._clock = clock
+        self._sleep = sleep
+
+    def identity_request(self) -> OwnRequest:
+        """Return a request for an identity certificate: the one under way, or a new one, written down."""
+        open_request = self._under_way(CertificateKind.IDENTITY)
+        if open_request is not None:
+            return open_request
+        spki = spki_of(MLDSA65PublicKey.from_public_bytes(self._holder.identity_public()))
+        der = identity_request(self._address, spki, sign=self._holder.sign, signing_time=self._clock())
+        return self._write_down(CertificateKind.IDENTITY, der, b"")
+
+    def encryption_request(self, algorithm: KemAlgorithm) -> OwnRequest:
+        """Return a request for an encryption certificate: the one under way, or one for a new key, written down."""
+        open_request = self._under_way(CertificateKind.ENCRYPTION)
+        if open_request is not None:
+            return open_request
+        identity = parse_certificate(self.active(CertificateKind.IDENTITY).der)
+        key = self._holder.create_encryption(algorithm)
+        spki = kem_spki(key.algorithm, key.public_key)
+        statement = Statement(identity.issuer_der, identity.serial)
+        der = encryption_request(self._address, spki, statement, sign=self._holder.sign, signing_time=self._clock())
+        return self._write_down(CertificateKind.ENCRYPTION, der, key.ski)
+
+    def finish(self, request: OwnRequest, *, wait: float, submit: bool = True) -> OwnCertificate:
+        """Submit a request and see it through; UnavailableError when it is not done after ``wait`` seconds."""
+        if submit:
+            self._client.submit_request(request.der)
+        deadline = self._clock() + timedelta(seconds=wait)
+        while True:
+            left = (deadline - self._clock()).total_seconds()
+            view = self._client.request(request.id, wait=max(left, 0))
+            if view.state == "rejected":
+                self._journal.own.reject_request(request.id)
+                raise CertificateError("The request was rejected", on=view.reason or request.id, hint="kmb cert renew")
+            done = self._take(request, view)
+            if done is not None:
+                return done
+            if left <= 0:
+                raise UnavailableError(
+                    "The certificate is still under way",
+                    on=f"request {request.id[:16]}, {view.state}",
+                    hint="kmb agent run --once takes it up again",
+                )
+            self._sleep(min(0.1, left))
+
+    def active(self, kind: CertificateKind) -> OwnCertificate:
+        """Return our active certificate of a kind, or raise NotFoundError."""
+        found = self._journal.own.active(kind.value)
+        if found is None:
+            raise NotFoundError(
+                f"There is no active {kind.value} certificate", on=str(self._address), hint=_RENEW[kind]
+            )
+        return found
+
+    def algorithm(self) -> KemAlgorithm:
+        """Return what our encryption key is for: that of the active certificate, else the default."""
+        found = self._journal.own.active(CertificateKind.ENCRYPTION.value)
+        return KemAlgorithm.COMPOSITE if found is None else parse_spki(parse_certificate(found.der).spki)[0]
+
+    def due(self, kind: CertificateKind, now: datetime) -> bool:
+        """Say whether a certificate should be renewed: missing, or in the last third of its life."""
+        found = self._journal.own.active(kind.value)
+        return found is None or now >= found.not_after - (found.not_after - found.not_before) / 3
+
+    def revoke(self, fingerprint: Fingerprint, reason: Reason) -> None:
+        """Revoke one of our certificates."""
+        known = {one.fingerprint: one for one in self._journal.own.certificates()}
+        if fingerprint not in known:
+            raise NotFoundError("This is not a certificate of ours", on=fingerprint, hint="kmb cert list")
+        signer = self.active(CertificateKind.IDENTITY)
+        revocation = compose_revocation(
+            fingerprint, reason, signer_ski=signer.ski, sign=self._holder.sign, signing_time=self._clock()
+        )
+        self._client.revoke(fingerprint, revocation)
+        self._journal.own.mark_revoked(fingerprint)
+
+    def _take(self, request: OwnRequest, view: RequestView) -> OwnCertificate | None:
+        """Return the certificate once it is there; an encryption certificate first has to be opened."""
+        if request.kind == CertificateKind.IDENTITY.value:
+            return None if view.certificate is None else self._keep(request, view.certificate)
+        if view.certificate is None and view.challenge is None:
+            return None
+        der = view.certificate if view.challenge is None else self._opened(request, view.challenge)
+        if der is None:
+            return None
+        # Checked before it is proved: what is wrong shall not become active.
+        self._check(request, der)
+        if view.certificate is None:
+            self._client.prove(request.id, proof_of_decryption(der))
+        return self._keep(request, der)
+
+    def _opened(self, request: OwnRequest, challenge: bytes) -> bytes:
+        parsed = envelope.parse(challenge)
+        if parsed.content_type != oids.DATA:
+            raise ProfileError("The encrypted certificate has an unexpected content type", on=request.id)
+        return envelope.unwrap(
+            parsed, request.ski, lambda algorithm, text: self._holder.decapsulate(request.ski, algorithm, text)
+        )
+
+    def _keep(self, request: OwnRequest, der: bytes) -> OwnCertificate:
+        parsed = self._check(request, der).parsed
+        certificate = OwnCertificate(
+            parsed.fingerprint, request.kind, der, parsed.ski, parsed.not_before, parsed.not_after
+        )
+        self._journal.own.add_certificate(certificate, request.id, self._clock())
+        return certificate
+
+    def _check(self, request: OwnRequest, der: bytes) -> VerifiedCertificate:
+        root, issuing = self._client.authority()
+        if root != self._root:
+            raise CertificateError("The server shows another root than at enrolment", hint="kmb doctor")
+        return check_listed(
+            der,
+            request.der,
+            address=self._address,
+            kind=CertificateKind(request.kind),
+            identity_key=MLDSA65PublicKey.from_public_bytes(self._holder.identity_public()),
+            issuing_der=issuing,
+            root_der=self._root,
+            crl=None,
+            now=self._clock(),
+        )
+
+    def _under_way(self, kind: CertificateKind) -> OwnRequest | None:
+        found = self._journal.own.open_request(kind.value)
+        if found is None:
+            return None
+        if self._clock() - parse_request(found.der).signing_time > REQUEST_LIFETIME:
+            self._journal.own.reject_request(found.id)
+            return None
+        return found
+
+    def _write_down(self, kind: CertificateKind, der: bytes, ski: bytes) -> OwnRequest:
+        request = OwnRequest(RequestId(request_id(der)), kind.value, der, ski)
+        self._journal.own.add_request(request, self._clock())
+        return request
+
+
+_RENEW = {
+    CertificateKind.IDENTITY: "kmb cert renew --kind identity",
+    CertificateKind.ENCRYPTION: "kmb cert renew",
+}

@@ -1,0 +1,147 @@
+"""``kmb cert``: our own certificates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pki.core.errors import NotFoundError, UsageError
+from pki.tenant import output
+from pki.tenant.commands.shared import Json, Wait, open_agent
+
+if TYPE_CHECKING:
+    from pki.core.kem import KemAlgorithm
+    from pki.tenant.agent import Agent
+    from pki.tenant.records.own import OwnCertificate
+
+app = typer.Typer(help="Your own certificates.", no_args_is_help=True)
+_REASONS = {
+    "unspecified": "UNSPECIFIED",
+    "key-compromise": "KEY_COMPROMISE",
+    "affiliation-changed": "AFFILIATION_CHANGED",
+    "superseded": "SUPERSEDED",
+    "cessation-of-operation": "CESSATION_OF_OPERATION",
+}
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List your certificates, newest first. Example: [bold]kmb cert list[/bold]"""
+    with open_agent() as agent:
+        rows = [_row(one) for one in agent.certificates()]
+        output.show_rows(rows, as_json=as_json, empty="No certificate yet: kmb cert renew")
+
+
+@app.command()
+def show(
+    fingerprint: Annotated[
+        str, typer.Argument(help="The beginning of a fingerprint. Default: what others wrap for.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the certificate there, in PEM.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one certificate. Example: [bold]kmb cert show --out mine.pem[/bold]"""
+    from pki.core.x509 import parse_certificate
+
+    with open_agent() as agent:
+        one = _find(agent, fingerprint)
+        if out is not None:
+            _write_pem(out, one.der)
+        parsed = parse_certificate(one.der)
+        more = {
+            "address": str(parsed.address),
+            "serial": f"{parsed.serial:x}",
+            "key_identifier": parsed.ski.hex(),
+            "valid_from": one.not_before,
+        }
+        output.show_record(_row(one) | more, as_json=as_json)
+
+
+@app.command()
+def renew(
+    kind: Annotated[str, typer.Option("--kind", help="encryption or identity.")] = "encryption",
+    algorithm: Annotated[str, typer.Option("--algorithm", help="composite, ml-kem-768 or ml-kem-1024.")] = "composite",
+    wait: Wait = 60,
+    as_json: Json = False,
+) -> None:
+    """Publish a new encryption key, or renew the identity's certificate. Old keys go on opening what is under way.
+
+    Example: [bold]kmb cert renew[/bold]
+    """
+    chosen = kem_algorithm(algorithm)
+    if kind not in ("encryption", "identity"):
+        raise UsageError("There is no such kind of certificate", on=kind, hint="kmb cert renew --kind encryption")
+    with open_agent() as agent:
+        one = agent.publish(chosen, wait=wait) if kind == "encryption" else agent.renew_identity(wait=wait)
+        output.show_record(_row(one), as_json=as_json)
+
+
+@app.command()
+def revoke(
+    fingerprint: Annotated[str, typer.Argument(help="The beginning of the certificate's fingerprint.")],
+    reason: Annotated[str, typer.Option("--reason", help=", ".join(_REASONS))] = "unspecified",
+    as_json: Json = False,
+) -> None:
+    """Revoke a certificate for good. What was sent to it and not fetched is wrapped again by its senders.
+
+    Example: [bold]kmb cert revoke 4f2a91 --reason key-compromise[/bold]
+    """
+    from pki.core.crl import Reason
+
+    if reason not in _REASONS:
+        raise UsageError("There is no such reason", on=reason, hint=f"--reason {' | '.join(_REASONS)}")
+    with open_agent() as agent:
+        one = _find(agent, fingerprint)
+        agent.revoke(one.fingerprint, Reason[_REASONS[reason]])
+        output.show_record(_row(one) | {"state": "revoked"}, as_json=as_json)
+        if one.kind == "encryption" and one.state == "active":
+            output.note("Nobody can send to you now. Publish a new key: kmb cert renew")
+
+
+def kem_algorithm(text: str) -> KemAlgorithm:
+    """Return the algorithm that an option names."""
+    from pki.core.kem import KemAlgorithm
+
+    try:
+        return KemAlgorithm[text.upper().replace("-", "_")]
+    except KeyError:
+        raise UsageError("There is no such algorithm", on=text, hint="--algorithm composite") from None
+
+
+def _find(agent: Agent, beginning: str) -> OwnCertificate:
+    found = [
+        one
+        for one in agent.certificates()
+        if (one.fingerprint.startswith(beginning.lower()) if beginning else one.kind == "encryption")
+    ]
+    if not found:
+        raise NotFoundError("There is no such certificate of yours", on=beginning, hint="kmb cert list")
+    if beginning and len(found) > 1:
+        raise UsageError("Several certificates begin so", on=beginning, hint="kmb cert list, and give more digits")
+    return found[0]
+
+
+def _row(one: OwnCertificate) -> dict[str, object]:
+    from pki.core import oids
+    from pki.core.kem import parse_spki
+    from pki.core.x509 import parse_certificate
+
+    kem = one.kind == "encryption"
+    algorithm = parse_spki(parse_certificate(one.der).spki)[0].title if kem else oids.name(oids.ML_DSA_65)
+    return {
+        "fingerprint": one.fingerprint,
+        "kind": one.kind,
+        "algorithm": algorithm,
+        "state": one.state,
+        "valid_until": one.not_after,
+    }
+
+
+def _write_pem(path: Path, der: bytes) -> None:
+    import base64
+
+    lines = base64.encodebytes(der).decode().replace("\n", "")
+    body = "\n".join(lines[start : start + 64] for start in range(0, len(lines), 64))
+    path.write_text(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")

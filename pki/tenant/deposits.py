@@ -1,0 +1,255 @@
+"""Send: plan, wrap, fix the bytes, hand over; and rotate, and wrap again what was quarantined."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from pki.core.errors import (
+    ConflictError,
+    KeymailboxError,
+    NotFoundError,
+    ReplayedError,
+    StaleError,
+    UnavailableError,
+    UsageError,
+    WrongPartyError,
+)
+from pki.core.ids import DepositId, deposit_id
+from pki.core.tenants import Address
+from pki.core.x509 import CertificateKind
+from pki.tenant.certificates import Certificates
+from pki.tenant.client import Client
+from pki.tenant.directory import Directory, Peer
+from pki.tenant.journal import Journal
+from pki.tenant.messages import DepositView
+from pki.tenant.ports import KeyHolder, KeyName
+from pki.tenant.records.sent import FAILED, PLANNED, PREPARED, Sent
+from pki.tenant.wrap import wrap
+
+LIFETIME = timedelta(days=30)
+MAX_LIFETIME = timedelta(days=90)
+_STALE = timedelta(hours=20)
+"""Signed bytes that did not reach the server for this long are made anew: it takes them for a day."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One deposit that the server has: where it stands, and the peer that it was wrapped for."""
+
+    deposit_id: DepositId
+    recipient: Address
+    name: KeyName
+    state: str
+    detail: str
+    size: int
+    peer: Peer | None = None
+
+
+@dataclass
+class Campaign:
+    """One version of a key on its way to several recipients."""
+
+    name: KeyName
+    delivered: list[Delivery] = field(default_factory=list)
+    failed: list[tuple[Address, KeymailboxError]] = field(default_factory=list)
+
+
+@dataclass
+class Rewrapped:
+    """What came of quarantined deposits: wrapped again, or waiting for a new certificate."""
+
+    delivered: list[Delivery] = field(default_factory=list)
+    waiting: list[tuple[DepositId, KeymailboxError]] = field(default_factory=list)
+
+
+class Deposits:
+    """What one instance sends."""
+
+    def __init__(
+        self,
+        client: Client,
+        journal: Journal,
+        holder: KeyHolder,
+        directory: Directory,
+        certificates: Certificates,
+        address: Address,
+    ) -> None:
+        self._client = client
+        self._journal = journal
+        self._holder = holder
+        self._directory = directory
+        self._certificates = certificates
+        self._address = address
+
+    def send(
+        self,
+        name: KeyName,
+        recipients: Sequence[Address],
+        *,
+        purpose: str,
+        lifetime: timedelta,
+        now: datetime,
+        wait: float = 0,
+    ) -> Campaign:
+        """Send one version of a key to each recipient; what fails for one does not keep it from the others.
+
+        What could not be handed over because the server was away stays in the journal for ``resume``.
+        """
+        if not timedelta(minutes=1) <= lifetime <= MAX_LIFETIME:
+            raise UsageError("A deposit lives from a minute to 90 days", on=str(lifetime), hint="--days 30")
+        if name not in self._holder.shared_keys():
+            raise NotFoundError("There is no such key in this holder", on=str(name), hint="kmb key list")
+        plans = [self._planned(name, recipient, purpose, now + lifetime, now) for recipient in recipients]
+        self._journal.sent.plan(plans)
+        campaign = Campaign(name)
+        for one in plans:
+            try:
+                campaign.delivered.append(self._deliver(one, now, wait))
+            except KeymailboxError as error:
+                campaign.failed.append((one.recipient, error))
+        return campaign
+
+    def resume(self, now: datetime) -> Campaign | None:
+        """Take up what was interrupted; None when there is nothing."""
+        waiting = self._journal.sent.all(PLANNED, PREPARED)
+        if not waiting:
+            return None
+        campaign = Campaign(waiting[0].name)
+        for one in waiting:
+            try:
+                campaign.delivered.append(self._deliver(one, now, 0))
+            except KeymailboxError as error:
+                campaign.failed.append((one.recipient, error))
+        return campaign
+
+    def holders(self, name: KeyName, leave_out: Collection[str]) -> list[Address]:
+        """Return who has a key and keeps it: all its holders except the tenants and addresses in ``leave_out``."""
+        everybody = self._journal.sent.holders(name.owner, name.key_id)
+        known = {str(one) for one in everybody} | {one.tenant for one in everybody}
+        for text in leave_out:
+            if text not in known:
+                raise UsageError("This key was not sent there", on=text, hint=f"kmb key show {name.key_id}")
+        return [one for one in everybody if str(one) not in leave_out and one.tenant not in leave_out]
+
+    def rewrap(self, now: datetime) -> Rewrapped:
+        """Wrap quarantined deposits again, for the certificate that came after the revoked one."""
+        result = Rewrapped()
+        for view in self._quarantined():
+            old = self._journal.sent.of(view.id)
+            if old is None:
+                error = WrongPartyError("The server calls something ours that we did not send", on=view.id)
+                result.waiting.append((view.id, error))
+                continue
+            try:
+                result.delivered.append(self._replace(old, now))
+            except KeymailboxError as error:
+                result.waiting.append((view.id, error))
+        return result
+
+    def follow(self, one: Sent, wait: float = 0) -> Delivery:
+        """Ask the server where a deposit stands, and write it down."""
+        view = self._client.status(one.deposit_id, wait=wait)
+        return self._noted(one, view)
+
+    def withdraw(self, deposit: DepositId) -> Delivery:
+        """Take back a deposit that was not collected yet."""
+        one = self._journal.sent.of(deposit)
+        if one is None:
+            raise NotFoundError("This is not a deposit of ours", on=deposit, hint="kmb receipt list")
+        return self._noted(one, self._client.withdraw(deposit))
+
+    def _replace(self, old: Sent, now: datetime) -> Delivery:
+        following = self._journal.sent.replacing(old.deposit_id)
+        if following is None or following.state in (FAILED, "rejected"):
+            # Looked up before planning: without a new certificate there is nothing to plan.
+            peer = self._directory.look_up(old.recipient, now)
+            if self._directory.encryption_of(peer).parsed.fingerprint == old.certificate:
+                raise NotFoundError("The recipient has no new certificate yet", on=str(old.recipient))
+            plan = replace(
+                self._planned(old.name, old.recipient, old.purpose, old.expires_at, now), supersedes=old.deposit_id
+            )
+            self._journal.sent.plan([plan])
+            following = self._journal.sent.replacing(old.deposit_id) or plan
+        delivery = self._deliver(following, now, 0)
+        self._journal.sent.move(old.deposit_id, "superseded", f"by {following.deposit_id}")
+        return delivery
+
+    def _deliver(self, one: Sent, now: datetime, wait: float) -> Delivery:
+        """Wrap unless that is done, hand over, note. A lasting error ends the deposit; a passing one leaves it open."""
+        peer = None
+        try:
+            if one.state == PREPARED and one.prepared_at and now - one.prepared_at > _STALE:
+                one = self._unprepared(one)
+            if one.state == PLANNED:
+                one, peer = self._wrapped(one, now)
+            if one.state == PREPARED:
+                self._hand_over(one)
+        except (UnavailableError, StaleError) as error:
+            error.hint = "it stays in the journal; when that has passed: kmb agent run --once"
+            raise
+        except KeymailboxError as error:
+            self._journal.sent.move(one.deposit_id, FAILED, str(error)[:500])
+            raise
+        return replace(self.follow(one, wait), peer=peer)
+
+    def _wrapped(self, one: Sent, now: datetime) -> tuple[Sent, Peer]:
+        peer = self._directory.look_up(one.recipient, now)
+        wrapped = wrap(
+            one,
+            self._holder.load_key(one.name),
+            sender=self._address,
+            certificate=self._directory.encryption_of(peer),
+            signer_ski=self._certificates.active(CertificateKind.IDENTITY).ski,
+            holder=self._holder,
+            now=now,
+        )
+        prepared = self._journal.sent.prepare(
+            one, body=wrapped.body, sha512=wrapped.sha512, certificate=wrapped.certificate, now=now
+        )
+        return prepared, peer
+
+    def _hand_over(self, one: Sent) -> None:
+        if one.body is None:
+            raise ConflictError("The deposit's bytes are gone", on=one.deposit_id, hint="kmb key send")
+        try:
+            self._client.deposit(one.body, idempotency_key=one.deposit_id, supersedes=one.supersedes)
+        except ReplayedError:
+            # Ours from before, if the server knows it as ours; else somebody took our id.
+            view = self._client.status(one.deposit_id)
+            if view.sender != self._address:
+                raise
+        self._journal.sent.move(one.deposit_id, "received")
+
+    def _unprepared(self, one: Sent) -> Sent:
+        """Go back to the plan, unless the server has the bytes already."""
+        try:
+            self._client.status(one.deposit_id)
+        except NotFoundError:
+            self._journal.sent.move(one.deposit_id, PLANNED, "made anew")
+            return replace(one, state=PLANNED)
+        return one
+
+    def _noted(self, one: Sent, view: DepositView) -> Delivery:
+        detail = ": ".join(part for part in view.rejected or () if part)
+        # What a verified receipt said stands above what the server says.
+        current = self._journal.sent.of(one.deposit_id)
+        if current is None or current.receipt is None:
+            self._journal.sent.move(one.deposit_id, view.state, detail)
+        return Delivery(one.deposit_id, one.recipient, one.name, view.state, detail, view.size)
+
+    def _quarantined(self) -> list[DepositView]:
+        found: list[DepositView] = []
+        after = ""
+        while True:
+            views, following = self._client.sent(state="quarantined", after=after)
+            found.extend(views)
+            if not views or not following or following == after:
+                return found
+            after = following
+
+    @staticmethod
+    def _planned(name: KeyName, recipient: Address, purpose: str, expires: datetime, now: datetime) -> Sent:
+        return Sent(deposit_id(secrets.token_bytes(16)), recipient, name, purpose, expires, now)

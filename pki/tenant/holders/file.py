@@ -1,0 +1,172 @@
+"""The file holder: each key is its own sealed file, written whole, mode 0600."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+
+from pki.core import kem
+from pki.core.errors import ConflictError, KeymailboxError, NotFoundError, SealError, UnwrapError
+from pki.core.ids import key_id
+from pki.core.kem import KemAlgorithm
+from pki.core.packages import KeyMaterial, decode_package, encode_package
+from pki.core.sealing import seal, unseal
+from pki.core.tenants import parse_address
+from pki.tenant.disk import private_folder, write_new
+from pki.tenant.holders.passphrase import Passphrase
+from pki.tenant.ports import EncryptionKey, KeyName
+
+_IDENTITY = "identity key ML-DSA-65"
+_ACCESS = "access key Ed25519"
+_SUFFIX = ".sealed"
+
+
+class FileHolder:
+    """A KeyHolder in a folder: ``identity``, ``access``, ``encryption/<ski>``, ``shared/<hash of the name>``.
+
+    A shared key's name stands readable, and authenticated, in the header of its file.
+    """
+
+    def __init__(self, folder: Path, passphrase: Passphrase) -> None:
+        """Use ``folder``, which is made when it is missing."""
+        self._folder = private_folder(folder)
+        self._encryption = private_folder(folder / "encryption")
+        self._shared = private_folder(folder / "shared")
+        self._passphrase = passphrase
+        # Opening a sealed file takes a tenth of a second on purpose; each is opened once for each process.
+        self._opened: dict[Path, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"FileHolder({str(self._folder)!r})"
+
+    def create_identity(self) -> bytes:
+        """Make the identity key unless there is one, and return its public key."""
+        self._create(self._folder / f"identity{_SUFFIX}", secrets.token_bytes(32), _IDENTITY)
+        return self.identity_public()
+
+    def create_access(self) -> bytes:
+        """Make the access key unless there is one, and return its public key."""
+        self._create(self._folder / f"access{_SUFFIX}", secrets.token_bytes(32), _ACCESS)
+        return self.access_public()
+
+    def create_encryption(self, algorithm: KemAlgorithm) -> EncryptionKey:
+        """Make one more encryption key."""
+        private = kem.generate(algorithm)
+        public = kem.public_from_private(algorithm, private)
+        ski = kem.ski(kem.spki(algorithm, public))
+        self._create(self._encryption_path(ski), private, _encryption_purpose(ski, algorithm))
+        return EncryptionKey(ski=ski, algorithm=algorithm, public_key=public)
+
+    def identity_public(self) -> bytes:
+        """Return the identity key's public half, or raise NotFoundError."""
+        return self._identity().public_key().public_bytes_raw()
+
+    def access_public(self) -> bytes:
+        """Return the access key's public half, or raise NotFoundError."""
+        return self._access().public_key().public_bytes_raw()
+
+    def encryption_skis(self) -> Sequence[bytes]:
+        """Return the identifiers of all encryption keys."""
+        return sorted(bytes.fromhex(path.name.removesuffix(_SUFFIX)) for path in self._encryption.glob(f"*{_SUFFIX}"))
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign with the identity key."""
+        return self._identity().sign(message)
+
+    def sign_request(self, message: bytes) -> bytes:
+        """Sign with the access key."""
+        return self._access().sign(message)
+
+    def decapsulate(self, ski: bytes, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
+        """Return the shared secret in ``ciphertext``."""
+        try:
+            private = self._open(self._encryption_path(ski), _encryption_purpose(ski, algorithm), "The encryption key")
+        except NotFoundError:
+            raise UnwrapError from None
+        return kem.decapsulate(algorithm, private, ciphertext)
+
+    def store_key(self, name: KeyName, material: KeyMaterial) -> None:
+        """Keep a shared key for good."""
+        path = self._shared_path(name)
+        package = encode_package(material)
+        self._create(path, package, _shared_purpose(name))
+        # Read back what is on the disk: it is the other process's key when that one was first.
+        if not secrets.compare_digest(self._open(path, _shared_purpose(name), "The key"), package):
+            raise ConflictError(
+                "There is another key under this name",
+                on=str(name),
+                hint="give the key another id or the next version: kmb key list",
+            )
+
+    def load_key(self, name: KeyName) -> KeyMaterial:
+        """Return a shared key, or raise NotFoundError."""
+        path = self._shared_path(name)
+        if not path.exists():
+            raise NotFoundError("There is no such key in this holder", on=str(name), hint="kmb key list")
+        return decode_package(self._open(path, _shared_purpose(name), "The key"))
+
+    def shared_keys(self) -> Sequence[KeyName]:
+        """Return the names of all shared keys, in order."""
+        return sorted(_name_in(path) for path in self._shared.glob(f"*{_SUFFIX}"))
+
+    def _identity(self) -> MLDSA65PrivateKey:
+        path = self._folder / f"identity{_SUFFIX}"
+        return MLDSA65PrivateKey.from_seed_bytes(self._open(path, _IDENTITY, "The identity key"))
+
+    def _access(self) -> Ed25519PrivateKey:
+        path = self._folder / f"access{_SUFFIX}"
+        return Ed25519PrivateKey.from_private_bytes(self._open(path, _ACCESS, "The access key"))
+
+    def _create(self, path: Path, secret: bytes, purpose: str) -> None:
+        if path.exists():
+            return
+        sealed = seal(secret, self._passphrase.reveal(), purpose=purpose)
+        if write_new(path, sealed):
+            self._opened[path] = secret
+
+    def _open(self, path: Path, purpose: str, what: str) -> bytes:
+        if path in self._opened and path.exists():
+            return self._opened[path]
+        try:
+            sealed = path.read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"{what} is not in this holder", on=str(self._folder), hint="kmb doctor") from None
+        try:
+            secret = unseal(sealed, self._passphrase.reveal(), purpose=purpose)
+        except KeymailboxError as error:
+            hint = "check KMB_PASSPHRASE_FILE, then: kmb doctor"
+            raise SealError(f"{what} cannot be opened with this passphrase", on=path.name, hint=hint) from error
+        self._opened[path] = secret
+        return secret
+
+    def _encryption_path(self, ski: bytes) -> Path:
+        return self._encryption / f"{ski.hex()}{_SUFFIX}"
+
+    def _shared_path(self, name: KeyName) -> Path:
+        # A key id may hold slashes and be longer than a file name; its hash is neither.
+        return self._shared / f"{hashlib.sha256(_shared_purpose(name).encode()).hexdigest()[:40]}{_SUFFIX}"
+
+
+def _encryption_purpose(ski: bytes, algorithm: KemAlgorithm) -> str:
+    return f"encryption key {algorithm.name} {ski.hex()}"
+
+
+def _shared_purpose(name: KeyName) -> str:
+    return f"shared key {name.owner} {name.key_id} {name.version}"
+
+
+def _name_in(path: Path) -> KeyName:
+    try:
+        purpose = json.loads(path.read_bytes())["purpose"]
+        shared, key, owner, identifier, version = purpose.split(" ")
+        if (shared, key) != ("shared", "key"):
+            raise ValueError(purpose)
+        return KeyName(parse_address(owner), key_id(identifier), int(version))
+    except (ValueError, KeyError, TypeError, AttributeError, KeymailboxError):
+        raise SealError("A key file is damaged", on=path.name, hint="restore it from your backup") from None

@@ -1,0 +1,186 @@
+"""Receive: go through the mailbox in order, decide on each deposit once, answer it, and notice what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pki.core.errors import AccessError, KeymailboxError, MalformedError, UnavailableError, WrongPartyError
+from pki.core.ids import DepositId
+from pki.core.tenants import Address
+from pki.tenant.client import Client
+from pki.tenant.directory import Peer
+from pki.tenant.journal import Journal
+from pki.tenant.messages import DepositView
+from pki.tenant.opening import HoldError, Opener, Taken
+from pki.tenant.records.alarms import Alarm
+from pki.tenant.records.marks import MAILBOX
+from pki.tenant.records.seen import Seen
+
+_PAGE = 100
+_BATCH = 10
+"""Deposits of one collection: a megabyte each at most, in base64."""
+_LEAP = 100_000
+_OPEN = frozenset({"available", "collected"})
+_ENDED = frozenset({"acknowledged", "refused", "expired", "withdrawn", "superseded"})
+
+
+@dataclass(frozen=True)
+class Held:
+    """A deposit that could not be decided on yet; it is tried again next time."""
+
+    deposit_id: DepositId
+    sequence: int
+    error: KeymailboxError
+
+
+@dataclass
+class Received:
+    """What one round of receiving brought."""
+
+    taken: list[Taken] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+    alarms: dict[tuple[str, str], Alarm] = field(default_factory=dict)
+    """By kind and subject."""
+
+
+class Mailbox:
+    """Our mailbox at the server."""
+
+    def __init__(self, client: Client, journal: Journal, opener: Opener, address: Address) -> None:
+        self._client = client
+        self._journal = journal
+        self._opener = opener
+        self._address = address
+
+    def listed(self) -> list[DepositView]:
+        """Return every deposit that the server shows in our mailbox."""
+        found: list[DepositView] = []
+        after = 0
+        while True:
+            views, following = self._client.page(self._address, after=after, limit=_PAGE)
+            found.extend(views)
+            if not views or following <= after:
+                return found
+            after = following
+
+    def receive(self, now: datetime, *, wait: float = 0) -> Received:
+        """Take everything new. ``wait``: seconds to wait for something when there is nothing."""
+        received = Received()
+        for seen in self._journal.seen.unanswered():
+            self._tell(seen, received, now)
+        self._look_for_missing(received, now)
+        cursor = after = self._journal.marks.number(MAILBOX)
+        settled = True
+        while True:
+            views, _ = self._client.page(self._address, after=after, limit=_PAGE, wait=wait)
+            wait = 0
+            if not views:
+                return received
+            self._check_order(views, after, received, now)
+            done = self._take_all(views, received, now)
+            for view in views:
+                settled = settled and view.sequence in done
+                if settled:
+                    cursor = view.sequence or cursor
+            # Past what is undecided the cursor does not go: it is read again next time.
+            self._journal.marks.set(MAILBOX, str(cursor))
+            after = views[-1].sequence or after
+            if len(views) < _PAGE:
+                return received
+
+    def _check_order(self, views: Sequence[DepositView], after: int, received: Received, now: datetime) -> None:
+        """Numbers go on one by one from ``after``; one that is left out raises an alarm."""
+        for view in views:
+            number = view.sequence
+            if number is None or not after < number <= after + _LEAP:
+                on = f"{number} after {after}"
+                raise MalformedError("The server's mailbox page is not in order", on=on, hint="kmb doctor")
+            missing = range(after + 1, number)
+            self._journal.marks.note_holes(missing, now)
+            for lost in missing:
+                self._alarm(received, "missing", str(lost), "The server does not show this number", now)
+            after = number
+
+    def _look_for_missing(self, received: Received, now: datetime) -> None:
+        for number in self._journal.marks.open_holes():
+            views, _ = self._client.page(self._address, after=number - 1, limit=1)
+            found = [view for view in views if view.sequence == number]
+            if not found:
+                self._alarm(received, "missing", str(number), "The server does not show this number", now)
+            elif number in self._take_all(found, received, now):
+                self._journal.marks.fill_hole(number, now)
+                self._journal.alarms.clear("missing", str(number))
+
+    def _take_all(self, views: Sequence[DepositView], received: Received, now: datetime) -> set[int]:
+        """Decide on what is open, and return the numbers that are settled."""
+        done: set[int] = set()
+        waiting: list[DepositView] = []
+        for view in views:
+            number = view.sequence or 0
+            seen = self._journal.seen.of(view.id)
+            at = self._journal.seen.at(number)
+            if (seen and seen.sequence != number) or (at and at.deposit_id != view.id):
+                self._alarm(received, "replayed", view.id, f"number {number} now shows a deposit seen before", now)
+                done.add(number)
+            elif view.state not in _OPEN:
+                done.add(number)
+            elif seen is not None:
+                if view.state == "available":
+                    # The server has forgotten that it handed this out.
+                    self._client.collect(self._address, [view.id])
+                self._tell(seen, received, now)
+                done.add(number)
+            else:
+                waiting.append(view)
+        peers: dict[Address, Peer] = {}
+        for start in range(0, len(waiting), _BATCH):
+            done |= self._take_batch(waiting[start : start + _BATCH], peers, received, now)
+        return done
+
+    def _take_batch(
+        self, views: Sequence[DepositView], peers: dict[Address, Peer], received: Received, now: datetime
+    ) -> set[int]:
+        done: set[int] = set()
+        bodies = {one.id: one for one in self._client.collect(self._address, [view.id for view in views])}
+        for view in views:
+            number = view.sequence or 0
+            got = bodies.get(view.id)
+            if got is None or got.body is None:
+                error = (got.error if got else None) or UnavailableError("The server left the deposit out")
+                received.held.append(Held(view.id, number, error))
+                continue
+            if hashlib.sha256(got.body).hexdigest() != view.sha256:
+                # On the way, or at rest: the right bytes may come next time.
+                self._alarm(received, "altered", view.id, "the bytes are not the ones that are listed", now)
+                received.held.append(Held(view.id, number, WrongPartyError("These are other bytes than listed")))
+                continue
+            try:
+                seen, taken = self._opener.decide(view, got.body, peers, now)
+            except HoldError as hold:
+                received.held.append(Held(view.id, number, hold.error))
+                continue
+            if taken.altered:
+                self._alarm(received, "altered", view.id, taken.reason, now)
+            self._tell(seen, received, now)
+            received.taken.append(taken)
+            done.add(number)
+        return done
+
+    def _tell(self, seen: Seen, received: Received, now: datetime) -> None:
+        """Hand the answer in. When the deposit has ended otherwise, there is nothing left to answer."""
+        try:
+            self._client.answer(seen.deposit_id, seen.answer)
+        except (UnavailableError, AccessError):
+            raise
+        except KeymailboxError as error:
+            if self._client.status(seen.deposit_id).state not in _ENDED:
+                self._alarm(received, "unanswered", seen.deposit_id, f"the answer is not taken: {error}", now)
+                return
+            self._journal.alarms.clear("unanswered", seen.deposit_id)
+        self._journal.seen.mark_answered(seen.deposit_id)
+
+    def _alarm(self, received: Received, kind: str, subject: str, detail: str, now: datetime) -> None:
+        received.alarms[kind, subject] = self._journal.alarms.sound(kind, subject, detail, now)

@@ -1,0 +1,142 @@
+"""What we send: each deposit from the plan to the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pki.core.ids import DepositId, KeyId
+from pki.core.tenants import Address, parse_address
+from pki.tenant.ports import KeyName
+from pki.tenant.records.database import Database, Row, text_time, time_text
+
+PLANNED = "planned"
+PREPARED = "prepared"
+FAILED = "failed"
+NOT_HELD = frozenset({FAILED, "rejected", "refused", "withdrawn", "expired"})
+"""States in which the recipient does not have the key and will not get it by this deposit."""
+
+_COLUMNS = (
+    "SELECT deposit_id, recipient, owner, key_id, key_version, purpose, expires_at, planned_at, supersedes, state,"
+    " detail, body, sha512, certificate, receipt, prepared_at FROM sent"
+)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A deposit of ours. ``state``: planned, prepared (its bytes are fixed), then what the server says, or failed."""
+
+    deposit_id: DepositId
+    recipient: Address
+    name: KeyName
+    purpose: str
+    expires_at: datetime
+    planned_at: datetime
+    supersedes: DepositId | None = None
+    state: str = PLANNED
+    detail: str = ""
+    body: bytes | None = None
+    sha512: bytes | None = None
+    certificate: str | None = None
+    receipt: bytes | None = None
+    prepared_at: datetime | None = None
+
+
+class SentDeposits:
+    """The table of what we sent."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def plan(self, deposits: Sequence[Sent]) -> None:
+        """Write down what is to be sent: all or none. What is planned to supersede a deposit twice is planned once."""
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT INTO sent (deposit_id, recipient, owner, key_id, key_version, purpose, expires_at, planned_at,"
+                " supersedes, state, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned', '') ON CONFLICT DO NOTHING",
+                [
+                    (
+                        one.deposit_id,
+                        str(one.recipient),
+                        str(one.name.owner),
+                        one.name.key_id,
+                        one.name.version,
+                        one.purpose,
+                        time_text(one.expires_at),
+                        time_text(one.planned_at),
+                        one.supersedes,
+                    )
+                    for one in deposits
+                ],
+            )
+
+    def prepare(self, one: Sent, *, body: bytes, sha512: bytes, certificate: str, now: datetime) -> Sent:
+        """Fix the bytes of a deposit before they are sent. When another process did, its bytes are returned."""
+        with self._db.write() as db:
+            db.execute(
+                "UPDATE sent SET state = 'prepared', body = ?, sha512 = ?, certificate = ?, prepared_at = ?"
+                " WHERE deposit_id = ? AND state = 'planned'",
+                (body, sha512, certificate, time_text(now), one.deposit_id),
+            )
+        return self.of(one.deposit_id) or replace(one, state=PREPARED, body=body, sha512=sha512)
+
+    def move(self, deposit_id: DepositId, state: str, detail: str = "") -> None:
+        """Write down what became of a deposit."""
+        with self._db.write() as db:
+            db.execute("UPDATE sent SET state = ?, detail = ? WHERE deposit_id = ?", (state, detail, deposit_id))
+
+    def settle(self, deposit_id: DepositId, state: str, receipt: bytes, detail: str = "") -> None:
+        """Keep a verified receipt or refusal with the deposit that it answers."""
+        with self._db.write() as db:
+            db.execute(
+                "UPDATE sent SET state = ?, receipt = ?, detail = ? WHERE deposit_id = ?",
+                (state, receipt, detail, deposit_id),
+            )
+
+    def of(self, deposit_id: DepositId) -> Sent | None:
+        """Return a deposit of ours."""
+        row = self._db.one(f"{_COLUMNS} WHERE deposit_id = ?", deposit_id)
+        return _sent(row) if row else None
+
+    def replacing(self, deposit_id: DepositId) -> Sent | None:
+        """Return the deposit that takes the place of this one."""
+        row = self._db.one(f"{_COLUMNS} WHERE supersedes = ? ORDER BY rowid DESC", deposit_id)
+        return _sent(row) if row else None
+
+    def all(self, *states: str) -> list[Sent]:
+        """Return our deposits in these states (in every state when none is named), oldest first."""
+        where = f" WHERE state IN ({', '.join('?' * len(states))})" if states else ""
+        return [_sent(row) for row in self._db.all(f"{_COLUMNS}{where} ORDER BY rowid", *states)]
+
+    def of_key(self, owner: Address, key_id: KeyId) -> list[Sent]:
+        """Return all deposits of a shared key, oldest first."""
+        rows = self._db.all(f"{_COLUMNS} WHERE owner = ? AND key_id = ? ORDER BY rowid", str(owner), key_id)
+        return [_sent(row) for row in rows]
+
+    def holders(self, owner: Address, key_id: KeyId) -> list[Address]:
+        """Return who has, or is getting, the newest version of a key that was sent to anybody."""
+        deposits = self.of_key(owner, key_id)
+        newest = max((one.name.version for one in deposits), default=0)
+        return sorted({one.recipient for one in deposits if one.name.version == newest and one.state not in NOT_HELD})
+
+
+def _sent(row: Row) -> Sent:
+    deposit, recipient, owner, key, version, purpose, expires, planned, supersedes, *rest = row
+    state, detail, body, sha512, certificate, receipt, prepared = rest
+    return Sent(
+        deposit_id=DepositId(deposit),
+        recipient=parse_address(recipient),
+        name=KeyName(parse_address(owner), KeyId(key), version),
+        purpose=purpose,
+        expires_at=text_time(expires),
+        planned_at=text_time(planned),
+        supersedes=DepositId(supersedes) if supersedes else None,
+        state=state,
+        detail=detail,
+        body=body,
+        sha512=sha512,
+        certificate=certificate,
+        receipt=receipt,
+        prepared_at=text_time(prepared) if prepared else None,
+    )

@@ -1,0 +1,54 @@
+"""Wrap a shared key for a peer that has passed every check, and sign the whole."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from pki.core.certificates import VerifiedCertificate
+from pki.core.deposits import Context, compose
+from pki.core.packages import KeyMaterial
+from pki.core.tenants import Address
+from pki.tenant.ports import KeyHolder
+from pki.tenant.records.sent import Sent
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A deposit ready to be sent: its bytes, their SHA-512, and the fingerprint of the certificate it is for."""
+
+    body: bytes
+    sha512: bytes
+    certificate: str
+
+
+def wrap(
+    one: Sent,
+    material: KeyMaterial,
+    *,
+    sender: Address,
+    certificate: VerifiedCertificate,
+    signer_ski: bytes,
+    holder: KeyHolder,
+    now: datetime,
+) -> Wrapped:
+    """Wrap ``material`` for one certificate. The caller got that from ``Directory.look_up``, which checked it."""
+    context = Context(
+        sender=sender,
+        recipient=one.recipient,
+        key_id=one.name.key_id,
+        key_version=one.name.version,
+        purpose=one.purpose,
+        expires=one.expires_at,
+    )
+    body = compose(
+        material,
+        context,
+        package_id=bytes.fromhex(one.deposit_id),
+        recipient=certificate.recipient,
+        signer_ski=signer_ski,
+        sign=holder.sign,
+        signing_time=now,
+    )
+    return Wrapped(body, hashlib.sha512(body).digest(), certificate.parsed.fingerprint)

@@ -1,0 +1,87 @@
+"""Contract of the file signer: sealed, made once, and whole or not at all."""
+
+from __future__ import annotations
+
+import stat
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+from cryptography.x509 import BasicConstraints, load_der_x509_certificate
+
+from pki.core import crl
+from pki.core.crl import Reason, Revoked
+from pki.core.errors import SealError, SettingsError
+from pki.server.adapters.signers.file import FileSigner, create_ca
+from tests.kit.authority import NOW
+from tests.kit.office import PASSPHRASE
+from tests.kit.threads import together
+
+
+def test_the_ca_signs_under_its_root(tmp_path: Path) -> None:
+    """Root and issuing CA chain, with path lengths 1 and 0; the key signs certificates and lists."""
+    chain = create_ca(tmp_path, PASSPHRASE, NOW)
+    root, issuing = load_der_x509_certificate(chain.root), load_der_x509_certificate(chain.issuing)
+    root.verify_directly_issued_by(root)
+    issuing.verify_directly_issued_by(root)
+    lengths = [c.extensions.get_extension_for_class(BasicConstraints).value.path_length for c in (root, issuing)]
+    assert lengths == [1, 0]
+    signer = FileSigner(tmp_path, PASSPHRASE)
+    assert (signer.root_der, signer.certificate_der) == (chain.root, chain.issuing)
+    key = issuing.public_key()
+    assert isinstance(key, MLDSA65PublicKey)
+    key.verify(signer.sign(b"message"), b"message")
+    revoked = Revoked(NOW, Reason.KEY_COMPROMISE)
+    der = signer.sign_crl(3, NOW, NOW + timedelta(days=1), [(42, revoked)])
+    assert crl.verify_crl(der, issuing_der=chain.issuing, now=NOW).revoked == {42: revoked}
+
+
+def test_it_is_made_once(tmp_path: Path) -> None:
+    """A second call, even with another passphrase and at the same time, finds the first one's."""
+    chains = together(4, lambda number: create_ca(tmp_path, f"secret {number}".encode(), NOW))
+    assert len(set(chains)) == 1
+    assert create_ca(tmp_path, b"another", NOW + timedelta(days=1)) == chains[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["ca"]
+
+
+def test_keys_lie_sealed_for_their_owner_only(tmp_path: Path) -> None:
+    """Neither seed nor PKCS #8 of a key is on disk, and no other user of the machine reads the sealed ones."""
+    create_ca(tmp_path, PASSPHRASE, NOW)
+    signer = FileSigner(tmp_path, PASSPHRASE)
+    seed = signer._key.private_bytes_raw()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        assert seed not in path.read_bytes()
+        assert seed.hex().encode() not in path.read_bytes()
+    private = tmp_path / "ca" / "private"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private.iterdir()} == {0o600}
+    assert repr(signer) == "FileSigner(…)"
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    """No CA, an empty or a wrong passphrase, an altered file, the root's key in the issuing key's place."""
+    with pytest.raises(SettingsError):
+        FileSigner(tmp_path, PASSPHRASE)
+    with pytest.raises(SettingsError):
+        create_ca(tmp_path, b"", NOW)
+    assert not (tmp_path / "ca").exists()
+    create_ca(tmp_path, PASSPHRASE, NOW)
+    with pytest.raises(SealError):
+        FileSigner(tmp_path, b"wrong")
+    keys = tmp_path / "ca" / "private"
+    sealed = (keys / "issuing.key.sealed").read_bytes()
+    (keys / "issuing.key.sealed").write_bytes((keys / "root.key.sealed").read_bytes())
+    with pytest.raises(SealError):
+        FileSigner(tmp_path, PASSPHRASE)
+    (keys / "issuing.key.sealed").write_bytes(sealed.replace(b'"n": 32768', b'"n": 16384'))
+    with pytest.raises(SealError):
+        FileSigner(tmp_path, PASSPHRASE)
+    (keys / "issuing.key.sealed").write_bytes(sealed)
+    other = tmp_path / "other"
+    create_ca(other, PASSPHRASE, NOW)
+    (tmp_path / "ca" / "issuing.der").write_bytes((other / "ca" / "issuing.der").read_bytes())
+    with pytest.raises(SettingsError):
+        FileSigner(tmp_path, PASSPHRASE)

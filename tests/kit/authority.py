@@ -1,0 +1,242 @@
+"""A CA and two instances with real keys and certificates, made without server or disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache
+
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+
+from pki.core import certificates, crl, deposits, kem, requests, x509
+from pki.core.certificates import VerifiedCertificate
+from pki.core.crl import Crl, Reason, Revoked
+from pki.core.envelope import Recipient
+from pki.core.ids import KeyId
+from pki.core.kem import KemAlgorithm
+from pki.core.packages import KeyMaterial
+from pki.core.tenants import Address, parse_address
+from pki.core.x509 import CertificateKind
+
+NOW = datetime(2030, 5, 17, 12, 30, 15, tzinfo=UTC)
+DAY = timedelta(days=1)
+KEY = KeyMaterial(bytes(range(32)), "application/x-test")
+PACKAGE_ID = bytes(range(16))
+
+
+def signing_key(seed: int) -> MLDSA65PrivateKey:
+    """Return the same ML-DSA-65 key for the same number."""
+    return MLDSA65PrivateKey.from_seed_bytes(bytes([seed]) * 32)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A root and an issuing CA."""
+
+    seed: int = 1
+
+    @cached_property
+    def root_key(self) -> MLDSA65PrivateKey:
+        """The root's key."""
+        return signing_key(self.seed)
+
+    @cached_property
+    def key(self) -> MLDSA65PrivateKey:
+        """The issuing CA's key."""
+        return signing_key(self.seed + 1)
+
+    @cached_property
+    def root_der(self) -> bytes:
+        """The root's certificate."""
+        tbs = x509.ca_tbs(
+            "Test root",
+            x509.spki_of(self.root_key.public_key()),
+            issuer_der=None,
+            serial=1,
+            not_before=NOW - 400 * DAY,
+            not_after=NOW + 4000 * DAY,
+            path_length=1,
+        )
+        return x509.assemble(tbs, self.root_key.sign(tbs))
+
+    @cached_property
+    def issuing_der(self) -> bytes:
+        """The issuing CA's certificate."""
+        tbs = x509.ca_tbs(
+            "Test issuing CA",
+            x509.spki_of(self.key.public_key()),
+            issuer_der=self.root_der,
+            serial=2,
+            not_before=NOW - 400 * DAY,
+            not_after=NOW + 2000 * DAY,
+            path_length=0,
+        )
+        return x509.assemble(tbs, self.root_key.sign(tbs))
+
+    def issue(
+        self,
+        address: Address,
+        spki: bytes,
+        kind: CertificateKind,
+        *,
+        serial: int = 1000,
+        not_before: datetime = NOW - timedelta(hours=1),
+        not_after: datetime = NOW + 365 * DAY,
+    ) -> bytes:
+        """Return a certificate."""
+        tbs = x509.tbs_certificate(
+            serial=serial,
+            issuer_der=self.issuing_der,
+            address=address,
+            spki=spki,
+            not_before=not_before,
+            not_after=not_after,
+            kind=kind,
+        )
+        return x509.assemble(tbs, self.key.sign(tbs))
+
+    def crl(self, serials: Iterable[int] = (), *, at: datetime = NOW) -> Crl:
+        """Return a verified list that revokes these serials."""
+        return crl.verify_crl(self.crl_der(serials, at=at), issuing_der=self.issuing_der, now=at)
+
+    def crl_der(self, serials: Iterable[int] = (), *, at: datetime = NOW) -> bytes:
+        """Return a list that revokes these serials, in DER."""
+        revoked = [(serial, Revoked(at, Reason.KEY_COMPROMISE)) for serial in serials]
+        return crl.build_crl(
+            self.issuing_der, self.key, number=7, this_update=at, next_update=at + DAY, revoked=revoked
+        )
+
+
+@dataclass(frozen=True)
+class Party:
+    """One KMS instance with its keys, requests and certificates."""
+
+    authority: Authority
+    address: Address
+    seed: int
+    algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE
+    requested: datetime = NOW - timedelta(hours=1)
+
+    @cached_property
+    def key(self) -> MLDSA65PrivateKey:
+        """The identity key."""
+        return signing_key(self.seed)
+
+    @property
+    def spki(self) -> bytes:
+        """The identity key's SubjectPublicKeyInfo."""
+        return x509.spki_of(self.key.public_key())
+
+    @property
+    def private(self) -> bytes:
+        """The encryption key."""
+        return bytes([self.seed]) * self.algorithm.private_size
+
+    @cached_property
+    def kem_spki(self) -> bytes:
+        """The encryption key's SubjectPublicKeyInfo."""
+        return kem.spki(self.algorithm, kem.public_from_private(self.algorithm, self.private))
+
+    @cached_property
+    def identity_request(self) -> bytes:
+        """The request for the identity certificate."""
+        return requests.identity_request(self.address, self.spki, sign=self.key.sign, signing_time=self.requested)
+
+    @cached_property
+    def identity_der(self) -> bytes:
+        """The identity certificate."""
+        return self.authority.issue(self.address, self.spki, CertificateKind.IDENTITY, serial=self.seed * 10)
+
+    @cached_property
+    def statement(self) -> requests.Statement:
+        """Names the identity certificate as RFC 9883 does."""
+        parsed = x509.parse_certificate(self.identity_der)
+        return requests.Statement(parsed.issuer_der, parsed.serial)
+
+    @cached_property
+    def encryption_request(self) -> bytes:
+        """The request for the encryption certificate, which endorses it."""
+        return requests.encryption_request(
+            self.address, self.kem_spki, self.statement, sign=self.key.sign, signing_time=self.requested
+        )
+
+    @cached_property
+    def encryption_der(self) -> bytes:
+        """The encryption certificate."""
+        return self.authority.issue(self.address, self.kem_spki, CertificateKind.ENCRYPTION, serial=self.seed * 10 + 1)
+
+    @cached_property
+    def ski(self) -> bytes:
+        """The identity key's identifier."""
+        return kem.ski(self.spki)
+
+    @cached_property
+    def kem_ski(self) -> bytes:
+        """The encryption key's identifier."""
+        return kem.ski(self.kem_spki)
+
+    @property
+    def recipient(self) -> Recipient:
+        """Whom others wrap for."""
+        return Recipient(self.kem_ski, self.algorithm, kem.public_from_private(self.algorithm, self.private))
+
+    def decapsulate(self, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
+        """Return the shared secret with the encryption key."""
+        return kem.decapsulate(algorithm, self.private, ciphertext)
+
+    def verified(self, kind: CertificateKind = CertificateKind.IDENTITY, *, now: datetime = NOW) -> VerifiedCertificate:
+        """Return one of the certificates with every check passed."""
+        identity = kind is CertificateKind.IDENTITY
+        return certificates.check_listed(
+            self.identity_der if identity else self.encryption_der,
+            self.identity_request if identity else self.encryption_request,
+            address=self.address,
+            kind=kind,
+            identity_key=self.key.public_key(),
+            issuing_der=self.authority.issuing_der,
+            root_der=self.authority.root_der,
+            crl=None,
+            now=now,
+        )
+
+    def deposit(
+        self,
+        to: Party,
+        *,
+        material: KeyMaterial = KEY,
+        signing_time: datetime = NOW,
+        expires: datetime = NOW + 30 * DAY,
+    ) -> bytes:
+        """Return a deposit of a key for ``to``."""
+        return deposits.compose(
+            material,
+            self.context(to, expires=expires),
+            package_id=PACKAGE_ID,
+            recipient=to.recipient,
+            signer_ski=self.ski,
+            sign=self.key.sign,
+            signing_time=signing_time,
+        )
+
+    def context(self, to: Party, *, expires: datetime = NOW + 30 * DAY) -> deposits.Context:
+        """Return what a deposit for ``to`` says about itself."""
+        return deposits.Context(self.address, to.address, KeyId("orders-2030"), 3, "orders", expires)
+
+
+@lru_cache(maxsize=1)
+def authority() -> Authority:
+    """Return the one CA of a test run."""
+    return Authority()
+
+
+@lru_cache(maxsize=4)
+def acme(algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE) -> Party:
+    """Return acme/eu-west."""
+    return Party(authority(), parse_address("acme/eu-west"), 11, algorithm)
+
+
+@lru_cache(maxsize=1)
+def globex() -> Party:
+    """Return globex/main."""
+    return Party(authority(), parse_address("globex/main"), 12)

@@ -1,0 +1,216 @@
+"""The server's use cases on a real store with a real CA, and KMS instances that use them, all under one clock."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.x509 import load_der_x509_certificate
+
+from pki.core import envelope, httpsig, kem, requests, revocations, x509
+from pki.core.certificates import CertificateRecord, proof_of_decryption
+from pki.core.crl import Reason
+from pki.core.errors import KeymailboxError
+from pki.core.ids import Fingerprint, RequestId
+from pki.core.kem import KemAlgorithm
+from pki.core.tenants import Address, parse_address
+from pki.server.adapters.signers.file import FileSigner, create_ca
+from pki.server.ports import Caller, Job, RequestRecord
+from pki.server.services import access, certificates
+from pki.server.services.access import Enrolment, EnrolmentResult
+from pki.server.services.deps import Deps
+from pki.server.settings import Settings
+from pki.server.store import events as event_store
+from pki.server.store import outbox
+from pki.server.store.engine import Store
+from tests.kit.authority import NOW
+
+PASSPHRASE = b"correct horse"
+
+
+@dataclass
+class SteppedClock:
+    """A clock that stands still until it is moved."""
+
+    time: datetime = NOW
+
+    def now(self) -> datetime:
+        """Return the time."""
+        return self.time
+
+    def step(self, by: timedelta) -> None:
+        """Move on."""
+        self.time += by
+
+
+@dataclass
+class Office:
+    """A server without HTTP and workers: tests call what those would call."""
+
+    deps: Deps
+    signer: FileSigner
+    clock: SteppedClock
+
+    def invite(self, tenant: str) -> tuple[str, str]:
+        """Return reference and secret of a fresh invitation."""
+        invitation, secret = access.invite(self.deps, parse_address(f"{tenant}/x").tenant)
+        return invitation.reference, secret
+
+    def enrol(self, kms: Kms) -> EnrolmentResult:
+        """Enrol an instance."""
+        return access.enroll(self.deps, kms.enrolment(*self.invite(kms.address.tenant), now=self.clock.now()))
+
+    def work(self) -> dict[RequestId, RequestRecord | KeymailboxError]:
+        """Do the due jobs of the queue `issue`."""
+        now = self.clock.now()
+        with self.deps.store.unit() as unit:
+            jobs = outbox.claim(unit, certificates.QUEUE, 100, now=now, lease=timedelta(minutes=5))
+        wanted = [RequestId(job.subject) for job in jobs if job.kind == certificates.ISSUE_JOB]
+        results = dict(certificates.issue(self.deps, self.signer, wanted))
+        if any(job.kind == certificates.CRL_JOB for job in jobs):
+            certificates.publish_crl(self.deps, self.signer)
+        failed = {key for key, result in results.items() if isinstance(result, KeymailboxError)}
+        with self.deps.store.unit() as unit:
+            outbox.finish(unit, [job.id for job in jobs if job.subject not in failed])
+        return results
+
+    def settle(self, kms: Kms) -> Caller:
+        """Enrol an instance and give it its identity certificate."""
+        self.enrol(kms)
+        self.work()
+        return kms.caller(self)
+
+    def publish(self, kms: Kms, private: bytes | None = None) -> CertificateRecord:
+        """Give a settled instance an active encryption certificate."""
+        caller = kms.caller(self)
+        private = private or kem.generate()
+        record = certificates.submit_request(self.deps, caller, kms.encryption_request(self, private))
+        self.work()
+        status = certificates.prove(self.deps, caller, record.id, kms.decrypt(self, record.id, private))
+        assert status.certificate is not None
+        return status.certificate
+
+    def jobs(self, queue: str = certificates.QUEUE) -> list[Job]:
+        """Return the due jobs of a queue, and leave them as they were."""
+        with self.deps.store.unit() as unit:
+            jobs = outbox.claim(unit, queue, 1000, now=self.clock.now(), lease=timedelta(0))
+            return [job for job in jobs if job.queue == queue]
+
+    def told(self, *, about: str | None = None) -> list[str]:
+        """Return the types of the events that were written, in order, without their common prefix."""
+        with self.deps.store.read() as unit:
+            found = event_store.unsequenced(unit, 10_000)
+        return [e.type.value.removeprefix("keymailbox.") for e in found if about in (None, e.subject)]
+
+
+@dataclass(frozen=True)
+class Kms:
+    """One KMS instance: its identity and its access key, and what it sends."""
+
+    address: Address
+    identity: MLDSA65PrivateKey = field(default_factory=MLDSA65PrivateKey.generate)
+    access_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+
+    @property
+    def spki(self) -> bytes:
+        """The identity key."""
+        return x509.spki_of(self.identity.public_key())
+
+    @property
+    def ski(self) -> bytes:
+        """The identity key's identifier."""
+        return kem.ski(self.spki)
+
+    @property
+    def access_public(self) -> bytes:
+        """The raw public half of the access key."""
+        return self.access_key.public_key().public_bytes_raw()
+
+    def identity_request(self, now: datetime) -> bytes:
+        """Return a request for the identity certificate."""
+        return requests.identity_request(self.address, self.spki, sign=self.identity.sign, signing_time=now)
+
+    def enrolment(self, reference: str, secret: str, *, now: datetime) -> Enrolment:
+        """Return what an invitation is answered with."""
+        return Enrolment(reference, secret, self.address, self.access_public, self.identity_request(now))
+
+    def caller(self, office: Office) -> Caller:
+        """Return this instance as an authenticated caller."""
+        return access.authenticate(office.deps, *self.call(office, "GET", "/v1/mailboxes"))
+
+    def call(
+        self, office: Office, method: str, path: str, body: bytes = b"", *, created: datetime | None = None
+    ) -> tuple[str, str, Mapping[str, str], bytes]:
+        """Return a signed request."""
+        url = f"https://mailbox.test{path}"
+        headers = httpsig.sign_request(
+            method,
+            url,
+            {},
+            body,
+            key_id=httpsig.key_id(self.access_public),
+            sign=self.access_key.sign,
+            created=created or office.clock.now(),
+            nonce=secrets.token_hex(16),
+        )
+        return method, url, headers, body
+
+    def statement(self, office: Office) -> requests.Statement:
+        """Name the active identity certificate, as RFC 9883 does."""
+        listing = certificates.lookup(office.deps, self.address)
+        issuer = load_der_x509_certificate(listing.issuing).subject.public_bytes()
+        return requests.Statement(issuer, listing.identity.serial)
+
+    def encryption_request(
+        self,
+        office: Office,
+        private: bytes,
+        *,
+        algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE,
+        statement: requests.Statement | None = None,
+        signed: datetime | None = None,
+    ) -> bytes:
+        """Return a request for an encryption certificate."""
+        return requests.encryption_request(
+            self.address,
+            kem.spki(algorithm, kem.public_from_private(algorithm, private)),
+            statement or self.statement(office),
+            sign=self.identity.sign,
+            signing_time=signed or office.clock.now(),
+        )
+
+    def decrypt(
+        self, office: Office, request_id: RequestId, private: bytes, algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE
+    ) -> str:
+        """Return the hash of the certificate that the challenge holds."""
+        challenge = certificates.status(office.deps, self.caller(office), request_id).request.challenge
+        assert challenge is not None
+        ski = kem.ski(kem.spki(algorithm, kem.public_from_private(algorithm, private)))
+        der = envelope.unwrap(envelope.parse(challenge), ski, lambda alg, sent: kem.decapsulate(alg, private, sent))
+        return proof_of_decryption(der)
+
+    def revocation(
+        self,
+        office: Office,
+        wanted: Fingerprint,
+        reason: Reason = Reason.KEY_COMPROMISE,
+        *,
+        signed: datetime | None = None,
+    ) -> bytes:
+        """Return a signed wish to revoke."""
+        return revocations.compose_revocation(
+            wanted, reason, signer_ski=self.ski, sign=self.identity.sign, signing_time=signed or office.clock.now()
+        )
+
+
+def open_office(store: Store, home: Path) -> Office:
+    """Return an office on a migrated store."""
+    clock = SteppedClock()
+    create_ca(home, PASSPHRASE, clock.now() - timedelta(days=1))
+    settings = Settings(home=home)
+    return Office(Deps(store, settings, clock), FileSigner(home, PASSPHRASE), clock)

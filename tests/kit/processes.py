@@ -1,0 +1,271 @@
+"""The server as it runs in production: api, relay, worker, issuer, sequencer and beat, each a real process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+import kombu
+import redis
+
+from tests.kit.daemons import LOOPBACK, free_port
+from tests.kit.proxy import TcpProxy
+
+START_SECONDS = 60.0
+STOP_SECONDS = 40.0
+
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "api": ("api",),
+    "relay": ("relay",),
+    "worker": ("worker", "--queues", "validate,notify,rotate,report", "--concurrency", "1"),
+    "issuer": ("worker", "--queues", "issue"),
+    "sequencer": ("worker", "--queues", "sequence"),
+    "beat": ("beat",),
+}
+"""What is typed after ``kmb-server`` for each process."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Running:
+    """One process of the server, in a session of its own so that its children can be killed with it."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """Kill -9, children and all: what a power cut does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(STOP_SECONDS)
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, once."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def stopped(self) -> int:
+        """Return the exit code of what was asked to stop; kill it when it does not listen."""
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not stop:\n{self.tail()}") from None
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+
+@dataclass
+class Installation:
+    """A home, a database and a broker behind proxies that can be cut, and the processes that work on them."""
+
+    room: Path
+    database_url: str
+    broker_url: str
+    prefix: str = field(default_factory=lambda: f"kmb-t{secrets.token_hex(6)}")
+    port: int = field(default_factory=free_port)
+    running: dict[str, Running] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home = self.room / "home"
+        self.passphrase = self.room / "passphrase"
+        self.logs = self.room / "logs"
+        self.database = _proxy(self.database_url)
+        self.broker = _proxy(self.broker_url)
+
+    def __enter__(self) -> Self:
+        self.logs.mkdir(parents=True)
+        self.passphrase.write_text(secrets.token_urlsafe(24))
+        self.passphrase.chmod(0o600)
+        self.command("init", private=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.restore()
+        self.broker.restore()
+        try:
+            self.stop()
+        finally:
+            self.database.close()
+            self.broker.close()
+            forget_broker(self.broker_url, self.prefix)
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def start(self, *names: str) -> None:
+        """Start processes, all when none is named, and wait until each is ready; NAME-2 is a second one of a role."""
+        names = names or tuple(ROLES)
+        for name in names:
+            role = name.partition("-")[0]
+            log = self.logs / f"{name}-{secrets.token_hex(2)}.log"
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "workers.cli", *ROLES[role]],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment(private=role == "issuer"),
+                    start_new_session=True,
+                )
+            self.running[name] = Running(name, process, log)
+        for name in names:
+            self._ready(self.running[name])
+
+    def stop(self, *names: str) -> dict[str, int]:
+        """Stop processes in order, all when none is named, and return their exit codes."""
+        chosen = [self.running.pop(name) for name in names or tuple(self.running)]
+        for one in chosen:
+            one.ask_to_stop()
+        return {one.name: one.stopped() for one in chosen}
+
+    def kill(self, name: str) -> None:
+        """Kill -9 a process with its children."""
+        self.running.pop(name).kill()
+
+    def command(self, *arguments: str, private: bool = False) -> str:
+        """Run a ``kmb-server`` command to its end and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "workers.cli", *arguments],
+            env=self.environment(private=private),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout.decode()
+
+    def invite(self, tenant: str) -> dict[str, str]:
+        """Return an invitation for an instance of a tenant."""
+        invitation: dict[str, str] = json.loads(self.command("tenant", "invite", tenant, "--json"))
+        return invitation
+
+    def environment(self, *, private: bool = False) -> dict[str, str]:
+        """Return the environment of a process; only with ``private`` does it lead to the CA's passphrase."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("KMB_")}
+        told = {
+            "KMB_HOME": str(self.home),
+            "KMB_DATABASE_URL": _through(self.database_url, self.database.port),
+            "KMB_BROKER_URL": _through(self.broker_url, self.broker.port),
+            "KMB_QUEUE_PREFIX": self.prefix,
+            "KMB_PORT": str(self.port),
+            "KMB_WEBHOOK_ALLOW_PRIVATE": "true",
+            **self.variables,
+        }
+        if private:
+            told["KMB_PASSPHRASE_FILE"] = str(self.passphrase)
+        return {**clean, **told}
+
+    def log_text(self) -> str:
+        """Return all that the processes have logged."""
+        return "".join(log.read_text(errors="replace") for log in sorted(self.logs.iterdir()))
+
+    def _ready(self, one: Running) -> None:
+        if one.name.startswith("api"):
+            wait_until(lambda: answers(f"{self.url}/readyz"), on=one)
+        elif one.name not in ("relay", "beat"):
+            wait_until(lambda: b" ready." in one.log.read_bytes(), on=one)
+
+
+def wait_until(condition: Callable[[], T], seconds: float = START_SECONDS, *, on: Running | None = None) -> T:
+    """Return what ``condition`` says once it is true; fail after ``seconds``, or when the process ``on`` has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        if on is not None and on.process.poll() is not None:
+            raise AssertionError(f"{on.name} ended with {on.process.returncode}:\n{on.tail()}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s\n{on.tail() if on else ''}")
+        time.sleep(0.05)
+
+
+def answers(url: str, status: int = 200) -> bool:
+    """Tell whether a GET has this status; no connection at all is no."""
+    try:
+        return httpx2.get(url, timeout=5, trust_env=False).status_code == status
+    except httpx2.HTTPError:
+        return False
+
+
+def forget_broker(url: str, prefix: str) -> None:
+    """Remove the queues, exchanges and keys of one installation from a broker that others use too."""
+    if url.startswith("redis"):
+        with contextlib.closing(redis.Redis.from_url(url)) as client:
+            for key in client.scan_iter(match=f"*{prefix}*", count=1000):
+                client.delete(key)
+        return
+    names = [f"{prefix}.{name}" for name in (*_queues(), "dead", "events")]
+    with kombu.Connection(url) as connection:
+        for name in names:
+            for delete in (_delete_queue, _delete_exchange):
+                with contextlib.suppress(*connection.channel_errors):
+                    delete(connection, name)
+
+
+def broker_content(url: str, prefix: str) -> bytes:
+    """Return every byte that Redis has under the prefix, keys and values."""
+    found = []
+    with contextlib.closing(redis.Redis.from_url(url)) as client:
+        for key in client.scan_iter(match=f"*{prefix}*", count=1000):
+            found += [key, client.dump(key) or b""]
+    return b"\n".join(found)
+
+
+@contextlib.contextmanager
+def taken_away(proxy: TcpProxy) -> Iterator[None]:
+    """Cut what is behind a proxy, and give it back at the end."""
+    proxy.cut()
+    try:
+        yield
+    finally:
+        proxy.restore()
+
+
+def _queues() -> Sequence[str]:
+    from workers.app import QUEUES
+
+    return QUEUES
+
+
+def _delete_queue(connection: kombu.Connection, name: str) -> None:
+    with connection.channel() as channel:
+        channel.queue_delete(name)
+
+
+def _delete_exchange(connection: kombu.Connection, name: str) -> None:
+    with connection.channel() as channel:
+        channel.exchange_delete(name)
+
+
+def _proxy(url: str) -> TcpProxy:
+    parts = urlsplit(url)
+    defaults = {"redis": 6379, "amqp": 5672}
+    return TcpProxy(parts.hostname or LOOPBACK, parts.port or defaults.get(parts.scheme, 5432))
+
+
+def _through(url: str, port: int) -> str:
+    parts = urlsplit(url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}{LOOPBACK}:{port}"))

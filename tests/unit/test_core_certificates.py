@@ -1,0 +1,398 @@
+"""Certificates: what a relying party checks, each rule CRT-… broken once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509 as cx509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyasn1.codec.der.decoder import decode as ber_decode
+from pyasn1.codec.der.encoder import encode as ber_encode
+from pyasn1_alt_modules import rfc5280
+
+from pki.core import asn1, certificates, envelope, kem, oids, requests, signing, x509
+from pki.core.certificates import CERTIFICATE_MOVES, CertificateKind, CertificateState, VerifiedCertificate
+from pki.core.errors import (
+    AlgorithmError,
+    CertificateError,
+    ExpiredError,
+    IllegalMoveError,
+    KeymailboxError,
+    MalformedError,
+    ProfileError,
+    RevokedError,
+    SignatureError,
+    WrongPartyError,
+)
+from pki.core.kem import KemAlgorithm
+from tests.kit.authority import DAY, NOW, Authority, Party, acme, authority, globex
+
+IDENTITY, ENCRYPTION = CertificateKind.IDENTITY, CertificateKind.ENCRYPTION
+
+
+def check(party: Party, kind: CertificateKind, **changes: Any) -> VerifiedCertificate:
+    """Check one of a party's certificates as listed, with something changed."""
+    identity = kind is IDENTITY
+    fields: dict[str, Any] = {
+        "certificate_der": party.identity_der if identity else party.encryption_der,
+        "request_der": party.identity_request if identity else party.encryption_request,
+        "address": party.address,
+        "kind": kind,
+        "identity_key": party.key.public_key(),
+        "issuing_der": authority().issuing_der,
+        "root_der": authority().root_der,
+        "crl": None,
+        "now": NOW,
+        **changes,
+    }
+    return certificates.check_listed(fields.pop("certificate_der"), fields.pop("request_der"), **fields)
+
+
+@pytest.mark.parametrize("kind", list(CertificateKind))
+@pytest.mark.parametrize("algorithm", list(KemAlgorithm))
+def test_a_good_certificate(kind: CertificateKind, algorithm: KemAlgorithm) -> None:
+    """A listed certificate passes, with an empty revocation list too."""
+    party = acme(algorithm)
+    found = check(party, kind, crl=authority().crl())
+    assert (found.parsed.address, found.parsed.kind) == (party.address, kind)
+    if kind is ENCRYPTION:
+        assert found.recipient == party.recipient
+    else:
+        assert found.identity_key == party.key.public_key()
+
+
+def test_a_foreign_authority() -> None:
+    """CRT-007: another CA's certificate, and CRT-014: an issuing CA that does not chain to the root, are refused."""
+    other = Authority(seed=101)
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), IDENTITY, issuing_der=other.issuing_der, root_der=other.root_der)
+    assert caught.value.rule == "CRT-007"
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), IDENTITY, root_der=other.root_der)
+    assert caught.value.rule == "CRT-014"
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), IDENTITY, issuing_der=acme().identity_der)
+    assert caught.value.rule == "CRT-014"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_flipped_bit_of_an_issuer(data: st.DataObject) -> None:
+    """CRT-014: no single bit of the issuing CA's certificate can be changed unseen."""
+    der = bytearray(authority().issuing_der)
+    bit = data.draw(st.integers(0, len(der) * 8 - 1))
+    der[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(KeymailboxError):
+        check(acme(), IDENTITY, issuing_der=bytes(der))
+
+
+def test_crt_008_wrong_signature() -> None:
+    """CRT-008: the right names do not replace the issuing CA's signature."""
+    tbs = x509.tbs_certificate(
+        serial=5,
+        issuer_der=authority().issuing_der,
+        address=acme().address,
+        spki=acme().spki,
+        not_before=NOW,
+        not_after=NOW + DAY,
+        kind=IDENTITY,
+    )
+    forged = x509.assemble(tbs, acme().key.sign(tbs))
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), IDENTITY, certificate_der=forged)
+    assert caught.value.rule == "CRT-008"
+
+
+@pytest.mark.parametrize(
+    ("now", "error"),
+    [
+        (NOW - DAY, CertificateError),
+        (NOW + 366 * DAY, ExpiredError),
+        (NOW + 2001 * DAY, ExpiredError),
+        (NOW + 4001 * DAY, ExpiredError),
+        (NOW - 401 * DAY, CertificateError),
+    ],
+)
+def test_crt_003_validity(now: Any, error: type[Exception]) -> None:
+    """CRT-003: before its time and after it, nothing is accepted; the issuers' times count too."""
+    with pytest.raises(error) as caught:
+        check(acme(), IDENTITY, now=now)
+    assert getattr(caught.value, "rule", "") == "CRT-003"
+
+
+def test_crt_010_revoked() -> None:
+    """CRT-010: a revoked serial is refused, another one is not."""
+    serial = x509.parse_certificate(acme().encryption_der).serial
+    with pytest.raises(RevokedError) as caught:
+        check(acme(), ENCRYPTION, crl=authority().crl([serial]))
+    assert caught.value.rule == "CRT-010"
+    check(acme(), ENCRYPTION, crl=authority().crl([serial + 1]))
+
+
+def test_crt_011_address_and_kind() -> None:
+    """CRT-011: somebody else's certificate, or one for another use, is refused."""
+    with pytest.raises(WrongPartyError) as wrong:
+        check(acme(), IDENTITY, address=globex().address)
+    assert wrong.value.rule == "CRT-011"
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), ENCRYPTION, certificate_der=acme().identity_der)
+    assert caught.value.rule == "CRT-011"
+    with pytest.raises(CertificateError):
+        certificates.check_stored(
+            acme().identity_der,
+            kind=ENCRYPTION,
+            issuing_der=authority().issuing_der,
+            root_der=authority().root_der,
+            now=NOW,
+        )
+
+
+def test_a_substitute_that_the_operator_made() -> None:
+    """CRT-012: a certificate that the CA really issued, for a key that the owner never asked for, is refused."""
+    theirs = kem.spki(KemAlgorithm.COMPOSITE, kem.public_from_private(KemAlgorithm.COMPOSITE, kem.generate()))
+    substitute = authority().issue(acme().address, theirs, ENCRYPTION)
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), ENCRYPTION, certificate_der=substitute)
+    assert caught.value.rule == "CRT-012"
+    own = requests.encryption_request(
+        acme().address, theirs, acme().statement, sign=globex().key.sign, signing_time=NOW
+    )
+    with pytest.raises(SignatureError) as signature:
+        check(acme(), ENCRYPTION, certificate_der=substitute, request_der=own)
+    assert signature.value.rule == "REQ-005"
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), ENCRYPTION, request_der=acme().identity_request)
+    assert caught.value.rule == "CRT-012"
+
+
+@pytest.mark.parametrize("hours", [-49, 49])
+def test_crt_013_old_endorsement(hours: int) -> None:
+    """CRT-013: a new certificate under an old request is refused (docs/adr/0002)."""
+    start = acme().requested + timedelta(hours=hours)
+    late = authority().issue(acme().address, acme().kem_spki, ENCRYPTION, not_before=start, not_after=start + 90 * DAY)
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), ENCRYPTION, certificate_der=late, now=start + DAY)
+    assert caught.value.rule == "CRT-013"
+
+
+# The certificate's profile
+
+
+def recertified(change: Callable[[Any], Any], *, kind: CertificateKind = IDENTITY) -> bytes:
+    """Return a certificate that the CA signed, with its to-be-signed part changed."""
+    der = acme().identity_der if kind is IDENTITY else acme().encryption_der
+    outer = asn1.decode(asn1.Certificate, der, what="x")
+    tbs = change(asn1.decode(asn1.TbsCertificate, asn1.encode(outer.tbs), what="x"))
+    encoded = asn1.encode(tbs)
+    return x509.assemble(encoded, authority().key.sign(encoded))
+
+
+def with_extension(extension: cx509.ExtensionType, *, critical: bool = False) -> Callable[[Any], Any]:
+    """Return a change that replaces or adds an extension."""
+    new = asn1.Extension(oid=extension.oid, critical=critical, value=extension.public_bytes())
+    return lambda tbs: replace(tbs, extensions=[e for e in tbs.extensions if e.oid != new.oid] + [new])
+
+
+def names(*uris: str) -> cx509.SubjectAlternativeName:
+    """Return an alternative name of URIs."""
+    return cx509.SubjectAlternativeName([cx509.UniformResourceIdentifier(uri) for uri in uris])
+
+
+def usage(*, critical: bool = True, **bits: bool) -> Callable[[Any], Any]:
+    """Return a change of the key usage."""
+    none = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return with_extension(cx509.KeyUsage(**{**none, **bits}), critical=critical)
+
+
+def outside(change: Callable[[Any], Any]) -> bytes:
+    """Return acme's identity certificate with its outer part changed."""
+    return asn1.encode(change(asn1.decode(asn1.Certificate, acme().identity_der, what="x")))
+
+
+def swap(validity: Any) -> Any:
+    """Return a validity that ends before it begins."""
+    return replace(validity, not_before=validity.not_after, not_after=validity.not_before)
+
+
+EC_SPKI = (
+    ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+)
+EC_KEY = asn1.decode(asn1.SubjectPublicKeyInfo, EC_SPKI, what="x")
+OTHER_ALGORITHM = asn1.AlgorithmIdentifier(algorithm=oids.SHA512, parameters=None)
+WITH_NULL = asn1.AlgorithmIdentifier(algorithm=oids.ML_DSA_65, parameters=asn1.Null())
+URI = "https://keymailbox.invalid/acme/eu-west"
+BAD_CERTIFICATES = [
+    ("CRT-001", recertified(lambda t: replace(t, serial=-5))),
+    ("CRT-001", recertified(lambda t: replace(t, serial=0))),
+    ("CRT-001", recertified(lambda t: replace(t, serial=1 << 160))),
+    ("CRT-001", recertified(lambda t: replace(t, version=1))),
+    ("CRT-002", recertified(lambda t: replace(t, signature=OTHER_ALGORITHM))),
+    ("CRT-002", recertified(lambda t: replace(t, signature=WITH_NULL))),
+    ("CRT-002", outside(lambda c: replace(c, signature_algorithm=OTHER_ALGORITHM))),
+    ("CRT-003", recertified(lambda t: replace(t, validity=swap(t.validity)))),
+    ("CRT-004", recertified(with_extension(names(URI, URI)))),
+    ("CRT-004", recertified(with_extension(names("https://example.com/acme/eu-west")))),
+    ("CRT-004", recertified(with_extension(names("https://keymailbox.invalid/globex/main")))),
+    ("CRT-004", recertified(with_extension(cx509.SubjectAlternativeName([cx509.DNSName("acme.example")])))),
+    ("CRT-004", recertified(lambda t: replace(t, subject=asn1.tlv(x509.name_der(globex().address))))),
+    ("CRT-005", recertified(lambda t: replace(t, extensions=t.extensions[1:]))),
+    ("CRT-005", recertified(with_extension(cx509.BasicConstraints(ca=True, path_length=None), critical=True))),
+    ("CRT-005", recertified(with_extension(cx509.UnrecognizedExtension(oids.MEDIA_TYPE, b"\x05\x00"), critical=True))),
+    ("CRT-005", recertified(with_extension(cx509.SubjectKeyIdentifier(bytes(20))))),
+    ("CRT-006", recertified(usage(key_cert_sign=True))),
+    ("CRT-006", recertified(usage(digital_signature=True, key_encipherment=True))),
+    ("CRT-006", recertified(usage(digital_signature=True, critical=False))),
+    ("CRT-009", recertified(usage(digital_signature=True), kind=ENCRYPTION)),
+    (
+        "CRT-009",
+        recertified(lambda t: replace(t, public_key=asn1.decode(asn1.SubjectPublicKeyInfo, EC_SPKI, what="x"))),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "der"), BAD_CERTIFICATES, ids=[f"{rule}-{n}" for n, (rule, _) in enumerate(BAD_CERTIFICATES)]
+)
+def test_a_certificate_outside_of_the_profile(rule: str, der: bytes) -> None:
+    """Each rule of a certificate's form, broken once under the CA's good signature, names itself."""
+    with pytest.raises((ProfileError, AlgorithmError)) as caught:
+        x509.parse_certificate(der)
+    assert caught.value.rule == rule
+
+
+def test_unused_bits_of_a_signature() -> None:
+    """CRT-002: unused bits would give one signed certificate two fingerprints."""
+    changed = bytearray(acme().identity_der)
+    changed[-1] &= 0xFE
+    changed[-signing.SIGNATURE_SIZE - 1] = 1
+    with pytest.raises(ProfileError) as caught:
+        x509.parse_certificate(bytes(changed))
+    assert caught.value.rule == "CRT-002"
+
+
+def test_the_same_extension_twice() -> None:
+    """A doubled extension cannot be read."""
+    with pytest.raises(MalformedError):
+        x509.parse_certificate(recertified(lambda t: replace(t, extensions=t.extensions + t.extensions[:1])))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(list(CertificateKind)), st.data())
+def test_any_flipped_bit_of_a_certificate_or_request(kind: CertificateKind, data: st.DataObject) -> None:
+    """No single bit of a certificate or of its request can be changed unseen."""
+    identity = kind is IDENTITY
+    for name, der in (
+        ("certificate_der", acme().identity_der if identity else acme().encryption_der),
+        ("request_der", acme().identity_request if identity else acme().encryption_request),
+    ):
+        bit = data.draw(st.integers(0, len(der) * 8 - 1))
+        changed = bytearray(der)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(KeymailboxError):
+            check(acme(), kind, **{name: bytes(changed)})
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=100))
+def test_junk(junk: bytes) -> None:
+    """Junk raises our errors only."""
+    for parse in (x509.parse_certificate, requests.parse_request, kem.parse_spki, x509.identity_public_key):
+        with pytest.raises(KeymailboxError):
+            parse(junk)
+
+
+def test_other_decoders_read_certificates() -> None:
+    """Two other decoders read what we build, and one writes the same bytes."""
+    for der in (acme().identity_der, acme().encryption_der, authority().root_der, authority().issuing_der):
+        found, rest = ber_decode(der, asn1Spec=rfc5280.Certificate())
+        assert not rest
+        assert ber_encode(found) == der
+    leaf = cx509.load_der_x509_certificate(acme().identity_der)
+    leaf.verify_directly_issued_by(cx509.load_der_x509_certificate(authority().issuing_der))
+
+
+# Proof of decryption, states
+
+
+def test_proof_of_decryption() -> None:
+    """The encrypted certificate opens with its own key only, and its hash is the proof."""
+    challenge = envelope.parse(certificates.encrypt_certificate(acme().encryption_der, acme().recipient))
+    opened = envelope.unwrap(challenge, acme().kem_ski, acme().decapsulate)
+    assert opened == acme().encryption_der
+    assert certificates.proof_of_decryption(opened) == x509.parse_certificate(acme().encryption_der).fingerprint
+
+
+def test_moves() -> None:
+    """Every move is in the table or illegal, and nothing leaves a final state."""
+    for old in CertificateState:
+        for new in CertificateState:
+            if new in CERTIFICATE_MOVES[old]:
+                certificates.check_move(old, new)
+            else:
+                with pytest.raises(IllegalMoveError):
+                    certificates.check_move(old, new)
+    assert not CERTIFICATE_MOVES[CertificateState.REVOKED]
+
+
+def test_facts_are_frozen() -> None:
+    """A checked fact cannot be changed afterwards."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        check(acme(), IDENTITY).parsed = x509.parse_certificate(globex().identity_der)  # type: ignore[misc]
+
+
+def test_a_ca_key_of_another_kind() -> None:
+    """CRT-014: a chain of elliptic curves is not ours, however valid."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = cx509.Name([cx509.NameAttribute(cx509.NameOID.COMMON_NAME, "EC root")])
+    none = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
+    )
+    usage_bits = cx509.KeyUsage(**none, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False)
+    root = (
+        cx509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - DAY)
+        .not_valid_after(NOW + DAY)
+        .add_extension(cx509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(usage_bits, critical=True)
+        .add_extension(cx509.SubjectKeyIdentifier(bytes(20)), critical=False)
+        .sign(key, hashes.SHA256())
+    ).public_bytes(Encoding.DER)
+    tbs = x509.tbs_certificate(
+        serial=5,
+        issuer_der=root,
+        address=acme().address,
+        spki=acme().spki,
+        not_before=NOW,
+        not_after=NOW + DAY,
+        kind=IDENTITY,
+    )
+    leaf = x509.assemble(tbs, acme().key.sign(tbs))
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), IDENTITY, certificate_der=leaf, issuing_der=root, root_der=root)
+    assert caught.value.rule == "CRT-014"
