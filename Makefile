@@ -53,7 +53,7 @@ secrets: ## write var/compose/*, the secrets that compose.yaml mounts; those tha
 	echo "secrets: the folder is yours alone; the files are world-readable inside it, for the containers' users"
 
 openapi: venv ## write schemas/openapi.json
-	@$(BIN)/python -m pki.server.openapi
+	@$(BIN)/python -m pki.server.api.openapi
 
 bench: venv ## measure; results go to bench/results
 	@$(BIN)/python -m bench

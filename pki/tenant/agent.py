@@ -111,6 +111,7 @@ class Agent:
         server: str,
         invitation: Invitation,
         name: str | None = None,
+        home: Path | None = None,
         passphrase_file: Path | None = None,
         root_fingerprint: str | None = None,
         allow_http: bool = False,
@@ -118,6 +119,7 @@ class Agent:
         wait: float = WAIT,
         progress: Progress = lambda done, on: None,
         clock: Clock = utc_now,
+        transport: httpx2.BaseTransport | None = None,
     ) -> Self:
         """Enrol with an invitation, publish the first encryption key, and open the new context (see ``enrolment``)."""
         context = enrol(
@@ -125,6 +127,7 @@ class Agent:
             server=server,
             invitation=invitation,
             name=name,
+            base=home,
             passphrase_file=passphrase_file,
             root_fingerprint=root_fingerprint,
             allow_http=allow_http,
@@ -132,16 +135,17 @@ class Agent:
             wait=wait,
             clock=clock,
             progress=progress,
+            transport=transport,
         )
-        return cls.open(context, clock=clock)
+        return cls.open(context, clock=clock, transport=transport)
 
     @classmethod
-    def open(cls, context: Context, *, clock: Clock = utc_now) -> Self:
+    def open(cls, context: Context, *, clock: Clock = utc_now, transport: httpx2.BaseTransport | None = None) -> Self:
         """Open an enrolled context with its file holder."""
         if not context.enrolled:
             hint = f"kmb enroll {context.address} --server {context.server} --invitation FILE"
             raise NotFoundError("The enrolment was not finished", on=context.name, hint=hint)
-        return cls(context, file_holder(context), clock=clock)
+        return cls(context, file_holder(context), clock=clock, transport=transport)
 
     def __enter__(self) -> Self:
         return self

@@ -49,6 +49,7 @@ class Certificates:
         self._root = root
         self._clock = clock
         self._sleep = sleep
+        self._issuing: bytes | None = None
 
     def identity_request(self) -> OwnRequest:
         """Return a request for an identity certificate: the one under way, or a new one, written down."""
@@ -73,6 +74,7 @@ class Certificates:
 
     def finish(self, request: OwnRequest, *, wait: float, submit: bool = True) -> OwnCertificate:
         """Submit a request and see it through; UnavailableError when it is not done after ``wait`` seconds."""
+        self._issuing = None
         if submit:
             self._client.submit_request(request.der)
         deadline = self._clock() + timedelta(seconds=wait)
@@ -156,16 +158,17 @@ class Certificates:
         return certificate
 
     def _check(self, request: OwnRequest, der: bytes) -> VerifiedCertificate:
-        root, issuing = self._client.authority()
-        if root != self._root:
-            raise CertificateError("The server shows another root than at enrolment", hint="kmb doctor")
+        if self._issuing is None:
+            root, self._issuing = self._client.authority()
+            if root != self._root:
+                raise CertificateError("The server shows another root than at enrolment", hint="kmb doctor")
         return check_listed(
             der,
             request.der,
             address=self._address,
             kind=CertificateKind(request.kind),
             identity_key=MLDSA65PublicKey.from_public_bytes(self._holder.identity_public()),
-            issuing_der=issuing,
+            issuing_der=self._issuing,
             root_der=self._root,
             crl=None,
             now=self._clock(),

@@ -207,16 +207,16 @@ BAD: list[tuple[str, Callable[[Kms, Office], dict[str, Any]], type[KeymailboxErr
 ]
 
 
-@pytest.mark.parametrize(("change", "expected"), [pytest.param(c, e, id=name) for name, c, e in BAD])
-def test_a_bad_enrolment_leaves_nothing(
-    office: Office, change: Callable[[Kms, Office], dict[str, Any]], expected: type[KeymailboxError]
-) -> None:
+def test_a_bad_enrolment_leaves_nothing(office: Office) -> None:
     """Each is refused with an error of its own, and the token can still be used."""
     kms = Kms(EU_WEST)
     enrolment = kms.enrolment(*office.invite("acme"), now=office.clock.now())
-    with pytest.raises(KeymailboxError) as caught:
-        access.enroll(office.deps, replace(enrolment, **change(kms, office)))
-    assert type(caught.value) is expected
+    met: dict[str, type[KeymailboxError]] = {}
+    for name, change, _ in BAD:
+        with pytest.raises(KeymailboxError) as caught:
+            access.enroll(office.deps, replace(enrolment, **change(kms, office)))
+        met[name] = type(caught.value)
+    assert met == {name: expected for name, _, expected in BAD}
     assert enrolled(office) == 0
     assert office.jobs() == []
     access.enroll(office.deps, enrolment)

@@ -52,12 +52,13 @@ def test_an_unsigned_body_is_not_read(site: Site) -> None:
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.mark.parametrize("age", [timedelta(seconds=302), timedelta(seconds=-40)])
-def test_a_stale_signature_is_refused(enrolled: Instance, age: timedelta) -> None:
+def test_a_stale_signature_is_refused(enrolled: Instance) -> None:
     """A signature is good for five minutes, and for thirty seconds of skew."""
-    answer = enrolled.call("GET", PATH, created=now() - age)
-    assert code(answer) == REFUSED
-    assert "too old" in answer.json()["detail"]
+    for age in (timedelta(seconds=302), timedelta(seconds=-40), timedelta(days=400), timedelta(days=-400)):
+        answer = enrolled.call("GET", PATH, created=now() - age)
+        assert code(answer) == REFUSED
+        assert "too old" in answer.json()["detail"]
+    assert enrolled.call("GET", PATH, created=now() - timedelta(seconds=280)).status_code == 200
 
 
 def test_a_replayed_request_is_refused(site: Site, enrolled: Instance) -> None:
@@ -95,14 +96,13 @@ def test_a_body_needs_its_digest(site: Site, enrolled: Instance) -> None:
         assert code(send(site, "GET", PATH, {name: value for name, value in headers.items() if value})) == REFUSED
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("DELETE", "/v1/sent?limit=5"), ("GET", "/v1/receipts?limit=5"), ("GET", "/v1/sent?limit=6")]
-)
-def test_another_target_is_refused(site: Site, enrolled: Instance, method: str, path: str) -> None:
+def test_another_target_is_refused(site: Site, enrolled: Instance) -> None:
     """Method, path and query are signed."""
-    answer = send(site, method, path, enrolled.signature("GET", PATH))
-    assert answer.status_code in (401, 405)
-    assert code(answer)[1] in ("not-authenticated", "method-not-allowed")
+    headers = enrolled.signature("GET", PATH)
+    for method, path in [("POST", PATH), ("GET", "/v1/receipts?limit=5"), ("GET", "/v1/sent?limit=6")]:
+        answer = send(site, method, path, headers)
+        assert code(answer) in (REFUSED, (405, "method-not-allowed"))
+    assert send(site, "GET", PATH, headers).status_code == 200
 
 
 def test_another_hosts_request_is_refused(site: Site, enrolled: Instance) -> None:
@@ -176,52 +176,52 @@ def test_an_oversized_stream_is_cut(site: Site, enrolled: Instance) -> None:
     assert sent < 64
 
 
-@pytest.mark.parametrize(
-    ("path", "content_type", "body", "expected"),
-    [
-        ("/v1/webhooks", "application/json", b"{", (400, "malformed")),
-        ("/v1/webhooks", "application/json", b"", (400, "malformed")),
-        ("/v1/webhooks", "application/json", b"\xff\xfe", (400, "malformed")),
-        ("/v1/webhooks", "application/json", b"[" * 100_000, (400, "malformed")),
-        ("/v1/webhooks", "application/json", b'{"url": 1}', (400, "bad-request")),
-        ("/v1/webhooks", "application/json", b'{"url": "https://a.example/", "more": 1}', (400, "bad-request")),
-        ("/v1/webhooks", "application/json", b'{"url": "https://a.example/\\u0000"}', (400, "bad-request")),
-        ("/v1/webhooks", "application/json", b"[]", (400, "bad-request")),
-        ("/v1/webhooks", "text/plain", b'{"url": "https://a.example/"}', (400, "bad-request")),
-        ("/v1/certificate-requests", "application/json", b"{}", (400, "bad-request")),
-        ("/v1/certificate-requests", "application/pkcs10", b"", (400, "malformed")),
-        ("/v1/certificate-requests", "application/pkcs10", b"\x30\x80\x00\x00", (400, "malformed")),
-        ("/v1/certificate-requests", "application/pkcs10", b"\x30" * 50_000, (400, "malformed")),
-        ("/v1/nothing", "application/json", b"{}", (404, "not-found")),
-    ],
-)
-def test_a_malformed_body_is_told(
-    enrolled: Instance, path: str, content_type: str, body: bytes, expected: tuple[int, str]
-) -> None:
+BAD_BODIES = [
+    ("/v1/webhooks", "application/json", b"{", (400, "malformed")),
+    ("/v1/webhooks", "application/json", b"", (400, "malformed")),
+    ("/v1/webhooks", "application/json", b"\xff\xfe", (400, "malformed")),
+    ("/v1/webhooks", "application/json", b"[" * 100_000, (400, "malformed")),
+    ("/v1/webhooks", "application/json", b'{"url": 1}', (400, "bad-request")),
+    ("/v1/webhooks", "application/json", b'{"url": "https://a.example/", "more": 1}', (400, "bad-request")),
+    ("/v1/webhooks", "application/json", b'{"url": "https://a.example/\\u0000"}', (400, "bad-request")),
+    ("/v1/webhooks", "application/json", b"[]", (400, "bad-request")),
+    ("/v1/webhooks", "text/plain", b'{"url": "https://a.example/"}', (400, "bad-request")),
+    ("/v1/certificate-requests", "application/json", b"{}", (400, "bad-request")),
+    ("/v1/certificate-requests", "application/pkcs10", b"", (400, "malformed")),
+    ("/v1/certificate-requests", "application/pkcs10", b"\x30\x80\x00\x00", (400, "malformed")),
+    ("/v1/certificate-requests", "application/pkcs10", b"\x30" * 8_000, (400, "malformed")),
+    ("/v1/nothing", "application/json", b"{}", (404, "not-found")),
+]
+
+
+def test_malformed_bodies_are_told(enrolled: Instance) -> None:
     """What is not JSON or DER, or not the right JSON, is told as such, and never as a server's fault."""
-    assert code(enrolled.call("POST", path, body, content_type)) == expected
+    for path, content_type, body, expected in BAD_BODIES:
+        assert code(enrolled.call("POST", path, body, content_type)) == expected, (path, body[:40])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/mailboxes/acme/eu-west?after=-1",
-        "/v1/mailboxes/acme/eu-west?after=99999999999999999999",
-        "/v1/mailboxes/acme/eu-west?limit=101",
-        "/v1/mailboxes/acme/eu-west?wait=soon",
-        "/v1/mailboxes/acme/eu-west?wait=nan",
-        "/v1/mailboxes/ACME/eu-west",
-        "/v1/mailboxes/acme/%00",
-        "/v1/deposits/0",
-        "/v1/deposits/%00%00",
-        "/v1/sent?after=%00",
-        "/v1/sent?state=lost",
-        "/v1/directory/acme/a%2Fb",
-    ],
-)
-def test_a_malformed_query_is_told(enrolled: Instance, path: str) -> None:
+BAD_QUERIES = [
+    "/v1/mailboxes/acme/eu-west?after=-1",
+    "/v1/mailboxes/acme/eu-west?after=99999999999999999999",
+    "/v1/mailboxes/acme/eu-west?limit=501",
+    "/v1/mailboxes/acme/eu-west?wait=soon",
+    "/v1/mailboxes/acme/eu-west?wait=nan",
+    "/v1/mailboxes/ACME/eu-west",
+    "/v1/mailboxes/acme/%00",
+    "/v1/deposits/0",
+    "/v1/deposits/%00%00",
+    "/v1/sent?after=%00",
+    "/v1/sent?state=lost",
+    "/v1/directory/acme/a%2Fb",
+]
+
+
+def test_malformed_queries_are_told(enrolled: Instance) -> None:
     """Paths and queries outside of their form are bad requests or nothing that exists, never faults."""
-    assert enrolled.get(path).status_code in (400, 404), path
+    for path in BAD_QUERIES:
+        answer = enrolled.get(path)
+        assert answer.status_code in (400, 404), path
+        code(answer)
 
 
 def test_every_answer_has_an_id(site: Site, enrolled: Instance) -> None:

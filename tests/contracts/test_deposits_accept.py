@@ -75,10 +75,21 @@ def test_a_deposit_is_stored_with_its_job_and_event(office: Office) -> None:
         (compose(INITECH, ACME), "wrong-party"),
         (compose(GLOBEX, ACME, recipient=parse_address("hooli/main")), "unknown-recipient"),
     ],
-    ids=(
-        "empty indefinite-empty huge-length nested truncated trailing ber signature-algorithm cipher digest "
-        "oversized somebody-elses unknown-recipient"
-    ).split(),
+    ids=[
+        "empty",
+        "indefinite-empty",
+        "huge-length",
+        "nested",
+        "truncated",
+        "trailing",
+        "ber",
+        "signature-algorithm",
+        "cipher",
+        "digest",
+        "oversized",
+        "somebody-elses",
+        "unknown-recipient",
+    ],
 )
 def test_bad_bytes_are_refused_and_leave_nothing(office: Office, body: bytes, code: str) -> None:
     """What the bytes alone show to be wrong has its stable code and no row, job or event."""

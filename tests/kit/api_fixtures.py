@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.kit.site import Homes, Instance, Site
 
 
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Homes:
-    """Homes with a CA."""
+    """Homes with a CA; the servers' log lines go nowhere."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     return Homes(tmp_path_factory.mktemp("homes"))
 
 

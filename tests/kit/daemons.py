@@ -168,7 +168,9 @@ def reachable(path: Path, user: pwd.struct_passwd | None) -> bool:
 
 def open_scratch() -> Path:
     """A temporary directory that a daemon's user may pass through; the daemons' own rooms in it are closed."""
-    scratch = Path(tempfile.mkdtemp(prefix="keymailbox-"))
+    base = Path(tempfile.gettempdir())
+    passable = os.geteuid() != 0 or reachable(base, pwd.getpwnam("nobody"))
+    scratch = Path(tempfile.mkdtemp(prefix="keymailbox-", dir=base if passable else "/var/tmp"))
     scratch.chmod(0o711)
     return scratch
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -209,8 +211,20 @@ class Kms:
 
 
 def open_office(store: Store, home: Path) -> Office:
-    """Return an office on a migrated store."""
+    """Return an office on a migrated store; all offices of a test run have the same CA, which takes a while to make."""
+    files, signer = _authority()
+    for name, content in files.items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     clock = SteppedClock()
-    create_ca(home, PASSPHRASE, clock.now() - timedelta(days=1))
-    settings = Settings(home=home)
-    return Office(Deps(store, settings, clock), FileSigner(home, PASSPHRASE), clock)
+    return Office(Deps(store, Settings(home=home), clock), signer, clock)
+
+
+@lru_cache(maxsize=1)
+def _authority() -> tuple[Mapping[Path, bytes], FileSigner]:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        create_ca(home, PASSPHRASE, NOW - timedelta(days=1))
+        files = {path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+        return files, FileSigner(home, PASSPHRASE)

@@ -10,18 +10,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, LiteralString, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 import kombu
+import psycopg
 import redis
 
 from tests.kit.daemons import LOOPBACK, free_port
 from tests.kit.proxy import TcpProxy
+from workers.app import QUEUES
 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
@@ -176,6 +178,16 @@ class Installation:
             told["KMB_PASSPHRASE_FILE"] = str(self.passphrase)
         return {**clean, **told}
 
+    def sql(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement on the database itself, past the proxy, and return its rows."""
+        with psycopg.connect(self.libpq_url, autocommit=True) as connection:
+            return connection.execute(statement, values).fetchall()
+
+    @property
+    def libpq_url(self) -> str:
+        """The database as psycopg reads it, past the proxy."""
+        return self.database_url.replace("postgresql+psycopg://", "postgresql://")
+
     def log_text(self) -> str:
         """Return all that the processes have logged."""
         return "".join(log.read_text(errors="replace") for log in sorted(self.logs.iterdir()))
@@ -216,21 +228,13 @@ def forget_broker(url: str, prefix: str) -> None:
             for key in client.scan_iter(match=f"*{prefix}*", count=1000):
                 client.delete(key)
         return
-    names = [f"{prefix}.{name}" for name in (*_queues(), "dead", "events")]
-    with kombu.Connection(url) as connection:
-        for name in names:
-            for delete in (_delete_queue, _delete_exchange):
-                with contextlib.suppress(*connection.channel_errors):
-                    delete(connection, name)
-
-
-def broker_content(url: str, prefix: str) -> bytes:
-    """Return every byte that Redis has under the prefix, keys and values."""
-    found = []
-    with contextlib.closing(redis.Redis.from_url(url)) as client:
-        for key in client.scan_iter(match=f"*{prefix}*", count=1000):
-            found += [key, client.dump(key) or b""]
-    return b"\n".join(found)
+    with kombu.Connection(url) as connection, connection.channel() as channel:
+        for name in (*QUEUES, "dead"):
+            with contextlib.suppress(*connection.channel_errors):
+                kombu.Queue(f"{prefix}.{name}", channel=channel).delete()
+        for name in ("wake", "dead", "events"):
+            with contextlib.suppress(*connection.channel_errors):
+                kombu.Exchange(f"{prefix}.{name}", channel=channel).delete()
 
 
 @contextlib.contextmanager
@@ -241,22 +245,6 @@ def taken_away(proxy: TcpProxy) -> Iterator[None]:
         yield
     finally:
         proxy.restore()
-
-
-def _queues() -> Sequence[str]:
-    from workers.app import QUEUES
-
-    return QUEUES
-
-
-def _delete_queue(connection: kombu.Connection, name: str) -> None:
-    with connection.channel() as channel:
-        channel.queue_delete(name)
-
-
-def _delete_exchange(connection: kombu.Connection, name: str) -> None:
-    with connection.channel() as channel:
-        channel.exchange_delete(name)
 
 
 def _proxy(url: str) -> TcpProxy:

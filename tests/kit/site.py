@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import secrets
 import shutil
 import socket
@@ -198,8 +199,6 @@ class Instance:
 
     def post(self, path: str, content: Any) -> httpx2.Response:
         """Send JSON."""
-        import json
-
         return self.call("POST", path, json.dumps(content).encode(), "application/json")
 
     def enrolment(self, invitation: Invitation, secret: str) -> dict[str, str]:

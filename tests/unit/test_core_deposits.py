@@ -110,7 +110,7 @@ def test_the_way_of_a_key(algorithm: KemAlgorithm) -> None:
     assert KEY.key not in der
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(DER) * 8 - 1))
 def test_any_flipped_bit_is_refused(bit: int) -> None:
     """No single bit of a deposit can be changed unseen."""

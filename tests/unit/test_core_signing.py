@@ -86,7 +86,7 @@ def test_a_digest_that_is_no_digest() -> None:
         parse(signed(extra={**EXTRA, oids.MESSAGE_DIGEST: asn1.encode(5)})).verify(acme().key.public_key())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(DER) * 8 - 1))
 def test_any_flipped_bit_is_refused(bit: int) -> None:
     """No single bit can be changed unseen."""

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from pki.core.errors import UnavailableError
 from pki.server.services.deps import Deps
-from pki.server.store import outbox
+from pki.server.store import events, outbox
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 35)
@@ -30,6 +30,7 @@ class Metrics:
         self._dead = Gauge(
             "keymailbox_jobs_dead", "Jobs given up, for people to see", ("queue",), registry=self.registry
         )
+        self._events = Gauge("keymailbox_events_waiting", "Events that have no number yet", registry=self.registry)
         self._waiting = Gauge("keymailbox_http_waiting", "Long polls that wait now", registry=self.registry)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -46,10 +47,12 @@ class Metrics:
             with deps.store.read() as unit:
                 lag = outbox.lag(unit, deps.clock.now())
                 dead = outbox.dead(unit)
+                waiting_events = events.unsequenced_count(unit)
         except UnavailableError:
             self._up.set(0)
         else:
             self._up.set(1)
+            self._events.set(waiting_events)
             for queue, (count, oldest) in lag.items():
                 self._due.labels(queue).set(count)
                 self._oldest.labels(queue).set(oldest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -68,7 +69,7 @@ def _call(deps: Deps, kind: str, handler: Handler | None, jobs: Sequence[Job]) -
     try:
         outcomes = handler(deps, jobs)
     except Exception as error:
-        _log.warning("the handler of %s failed: %s", kind, describe(error), exc_info=_unexpected(error))
+        _log.warning("the handler of %s failed: %s%s", kind, describe(error), _place(error))
         return {job.id: error for job in jobs}
     unanswered = KeymailboxError("The handler gave no answer for this job", on=kind)
     return {job.id: outcomes.get(job.id, unanswered) for job in jobs}
@@ -90,6 +91,8 @@ def _conclude(deps: Deps, claimed: Sequence[Job], outcomes: Mapping[int, Excepti
                 outbox.retry(unit, job.id, now=now, due_at=due, error=describe(error))
 
 
-def _unexpected(error: Exception) -> bool:
-    # A trace of our own errors tells nothing new; one of the others is needed, and holds no values of ours.
-    return not isinstance(error, KeymailboxError)
+def _place(error: Exception) -> str:
+    # Where an error that is not ours came from, without its words: they may hold what nobody should read in a log.
+    if isinstance(error, KeymailboxError):
+        return ""
+    return "".join(f", {frame.name} line {frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:])

@@ -28,7 +28,7 @@ _SUFFIX = ".sealed"
 
 
 class FileHolder:
-    """A KeyHolder in a folder: ``identity``, ``access``, ``encryption/<ski>``, ``shared/<hash of the name>``.
+    """A KeyHolder in a folder: ``identity``, ``access``, ``encryption/<ski>.<algorithm>``, ``shared/<hash of the name>``.
 
     A shared key's name stands readable, and authenticated, in the header of its file.
     """
@@ -40,7 +40,7 @@ class FileHolder:
         self._shared = private_folder(folder / "shared")
         self._passphrase = passphrase
         # Opening a sealed file takes a tenth of a second on purpose; each is opened once for each process.
-        self._opened: dict[Path, bytes] = {}
+        self._opened: dict[tuple[Path, str], bytes] = {}
 
     def __repr__(self) -> str:
         return f"FileHolder({str(self._folder)!r})"
@@ -60,7 +60,7 @@ class FileHolder:
         private = kem.generate(algorithm)
         public = kem.public_from_private(algorithm, private)
         ski = kem.ski(kem.spki(algorithm, public))
-        self._create(self._encryption_path(ski), private, _encryption_purpose(ski, algorithm))
+        self._create(self._encryption_path(ski, algorithm), private, _encryption_purpose(ski, algorithm))
         return EncryptionKey(ski=ski, algorithm=algorithm, public_key=public)
 
     def identity_public(self) -> bytes:
@@ -73,7 +73,7 @@ class FileHolder:
 
     def encryption_skis(self) -> Sequence[bytes]:
         """Return the identifiers of all encryption keys."""
-        return sorted(bytes.fromhex(path.name.removesuffix(_SUFFIX)) for path in self._encryption.glob(f"*{_SUFFIX}"))
+        return sorted(bytes.fromhex(path.name.partition(".")[0]) for path in self._encryption.glob(f"*{_SUFFIX}"))
 
     def sign(self, message: bytes) -> bytes:
         """Sign with the identity key."""
@@ -86,7 +86,9 @@ class FileHolder:
     def decapsulate(self, ski: bytes, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
         """Return the shared secret in ``ciphertext``."""
         try:
-            private = self._open(self._encryption_path(ski), _encryption_purpose(ski, algorithm), "The encryption key")
+            private = self._open(
+                self._encryption_path(ski, algorithm), _encryption_purpose(ski, algorithm), "The encryption key"
+            )
         except NotFoundError:
             raise UnwrapError from None
         return kem.decapsulate(algorithm, private, ciphertext)
@@ -128,11 +130,11 @@ class FileHolder:
             return
         sealed = seal(secret, self._passphrase.reveal(), purpose=purpose)
         if write_new(path, sealed):
-            self._opened[path] = secret
+            self._opened[path, purpose] = secret
 
     def _open(self, path: Path, purpose: str, what: str) -> bytes:
-        if path in self._opened and path.exists():
-            return self._opened[path]
+        if (path, purpose) in self._opened and path.exists():
+            return self._opened[path, purpose]
         try:
             sealed = path.read_bytes()
         except FileNotFoundError:
@@ -142,11 +144,11 @@ class FileHolder:
         except KeymailboxError as error:
             hint = "check KMB_PASSPHRASE_FILE, then: kmb doctor"
             raise SealError(f"{what} cannot be opened with this passphrase", on=path.name, hint=hint) from error
-        self._opened[path] = secret
+        self._opened[path, purpose] = secret
         return secret
 
-    def _encryption_path(self, ski: bytes) -> Path:
-        return self._encryption / f"{ski.hex()}{_SUFFIX}"
+    def _encryption_path(self, ski: bytes, algorithm: KemAlgorithm) -> Path:
+        return self._encryption / f"{ski.hex()}.{algorithm.name}{_SUFFIX}"
 
     def _shared_path(self, name: KeyName) -> Path:
         # A key id may hold slashes and be longer than a file name; its hash is neither.

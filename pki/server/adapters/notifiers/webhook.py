@@ -20,7 +20,10 @@ _V6_REFUSED = (
     ipaddress.IPv6Network("2002::/16"),  # 6to4 (RFC 3056)
     ipaddress.IPv6Network("3fff::/20"),  # documentation (RFC 9637)
 )
-_V4_REFUSED = (ipaddress.IPv4Network("192.88.99.0/24"),)  # 6to4 relays (RFC 7526)
+_V4_REFUSED = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # IETF protocol assignments; a cloud's metadata service lives in it
+    ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays (RFC 7526)
+)
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 §6.1: an IPv4 address in the interface identifier
 
 

@@ -1,0 +1,1 @@
+"""Journeys of a key through real processes."""

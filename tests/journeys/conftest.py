@@ -1,0 +1,57 @@
+"""Journeys run on real processes: PostgreSQL, and RabbitMQ or Redis, each behind a proxy that can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pki.tenant.agent import Agent
+from tests.kit.members import Members
+from tests.kit.processes import Installation
+from tests.kit.services import Services, drop_database, new_database
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two instances of two tenants at one installation."""
+
+    installation: Installation
+    members: Members
+    acme: Agent
+    globex: Agent
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """Database and brokers, found or started."""
+    with Services() as found:
+        yield found
+
+
+@pytest.fixture(scope="session", params=["rabbitmq", "redis"])
+def installation(
+    request: pytest.FixtureRequest, services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """All processes of production on one of the brokers."""
+    broker = str(request.param)
+    database = new_database(services.postgres.url)
+    try:
+        with Installation(tmp_path_factory.mktemp(broker), database, getattr(services, broker).url) as installed:
+            installed.start()
+            yield installed
+            # The API's server takes itself down by the signal it got; the others return.
+            codes = installed.stop()
+            assert {code for name, code in codes.items() if name != "api"} == {0}, codes
+    finally:
+        drop_database(database)
+
+
+@pytest.fixture(scope="session")
+def pair(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two tenants that were enrolled by the running issuer."""
+    room: Path = tmp_path_factory.mktemp("tenants")
+    with Members(installation, room) as members:
+        yield Pair(installation, members, members.enrol("acme/eu-west"), members.enrol("globex/main"))

@@ -1,0 +1,144 @@
+"""Tenants with real agents at a server that really listens; and between them, if wanted, somebody who interferes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from pki.core.errors import UnavailableError
+from pki.core.tenants import parse_address
+from pki.server.services import issuing
+from pki.tenant.agent import Agent
+from pki.tenant.contexts import Context, default_name, load
+from pki.tenant.enrolment import Invitation
+from tests.kit.site import Site
+
+Change = Callable[[httpx2.Request, int, bytes], tuple[int, bytes]]
+"""Sees a request, and the status and body of its answer; returns what the client gets instead."""
+
+
+class Wire(httpx2.BaseTransport):
+    """The way to the server, with somebody on it: the operator, or a man in the middle."""
+
+    def __init__(self) -> None:
+        self._inner = httpx2.HTTPTransport()
+        self.change: Change | None = None
+        self.cut: Callable[[httpx2.Request], bool] = lambda request: False
+        """Requests that do not get through."""
+        self.deaf: Callable[[httpx2.Request], bool] = lambda request: False
+        """Requests that get through, and whose answers do not."""
+        self.seen: list[httpx2.Request] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Pass a request on, or not."""
+        request.read()
+        self.seen.append(request)
+        if self.cut(request):
+            raise httpx2.ConnectError("cut")
+        answer = self._inner.handle_request(request)
+        content = answer.read()
+        answer.close()
+        if self.deaf(request):
+            raise httpx2.ReadError("cut")
+        status = answer.status_code
+        if self.change is not None:
+            status, content = self.change(request, status, content)
+        headers = [(name, value) for name, value in answer.headers.items() if name != "content-length"]
+        return httpx2.Response(status, headers=headers, content=content)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._inner.close()
+
+    def honest(self) -> None:
+        """Interfere no more."""
+        self.change = None
+        self.cut = self.deaf = lambda request: False
+
+
+class Desk:
+    """A server with its workers in a thread, and agents that are enrolled there."""
+
+    def __init__(self, site: Site, room: Path) -> None:
+        self.site = site
+        self._room = room
+        self._open = ExitStack()
+        self._stop = threading.Event()
+        self._hands = threading.Thread(target=self._work, daemon=True)
+        self.trouble: list[Exception] = []
+
+    def __enter__(self) -> Self:
+        issuing.publish_crl(self.site.deps, self.site.signer)
+        self._hands.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+        self._stop.set()
+        self._hands.join(30)
+        assert not self.trouble, self.trouble
+
+    def enrol(self, address: str, wire: Wire | None = None) -> Agent:
+        """Return the agent of a new instance, with both certificates."""
+        invitation, secret = self.site.invite(address.partition("/")[0])
+        agent = Agent.enroll(
+            parse_address(address),
+            server=self.site.url,
+            invitation=Invitation(invitation.reference, secret),
+            home=self.home(address),
+            transport=wire,
+        )
+        return self._open.enter_context(agent)
+
+    def reopen(self, agent: Agent, wire: Wire | None = None) -> Agent:
+        """Return the agent as a new process sees it."""
+        return self._open.enter_context(Agent.open(self.context(agent), transport=wire))
+
+    def context(self, agent: Agent) -> Context:
+        """Return an agent's context from the disk."""
+        return self.context_of(str(agent.address), self.home(str(agent.address)))
+
+    def context_of(self, address: str, home: Path) -> Context:
+        """Return the context of an address in a home."""
+        return load(default_name(parse_address(address)), base=home)
+
+    def home(self, address: str) -> Path:
+        """Return the home of an instance."""
+        return self._room / address.replace("/", ".")
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.site.work()
+            except UnavailableError:
+                pass
+            except Exception as error:
+                self.trouble.append(error)
+                return
+            time.sleep(0.01)
+
+
+def path_ends(*ends: str, method: str = "") -> Callable[[httpx2.Request], bool]:
+    """Choose requests by the end of their path."""
+    return lambda request: request.url.path.endswith(ends) and method in ("", request.method)
+
+
+def edit(choose: Callable[[httpx2.Request], bool], change: Callable[[Any], Any]) -> Change:
+    """Change the JSON of some answers."""
+
+    def apply(request: httpx2.Request, status: int, content: bytes) -> tuple[int, bytes]:
+        if status >= 300 or not choose(request):
+            return status, content
+        return status, json.dumps(change(json.loads(content))).encode()
+
+    return apply

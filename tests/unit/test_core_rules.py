@@ -1,0 +1,86 @@
+"""Rules, their list, their tests and the types that only a check may make hold together."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pki.core.policy import RULES
+
+HOUSE = Path(__file__).parents[2]
+NUMBER = re.compile(r"\b(?:SIG|ENV|PKG|CRT|CRL|REQ|DEP|RCP|REV)-\d{3}\b")
+
+ON_THE_SERVER = {
+    "REQ-006": "test_without_an_identity_certificate_there_is_no_encryption_certificate",
+    "REQ-007": "test_a_request_that_waited_too_long_is_rejected",
+    "DEP-011": "test_a_replayed_deposit_is_refused",
+    "REV-002": "test_nobody_else_revokes",
+}
+"""The rules that need the store to decide, and their tests."""
+
+MAKERS = {
+    "SignedObject": {("signing", "UnverifiedSigned.verify")},
+    "VerifiedRequest": {("requests", "UnverifiedRequest.verify")},
+    "VerifiedCertificate": {("certificates", "check_listed"), ("certificates", "check_stored")},
+    "VerifiedDeposit": {("policy", "verify_deposit")},
+    "VerifiedReceipt": {("receipts", "UnverifiedReceipt.verify")},
+    "VerifiedRevocation": {("revocations", "UnverifiedRevocation.verify")},
+    "SignedRequest": {("httpsig", "verify_request")},
+    "Crl": {("crl", "verify_crl")},
+}
+
+
+def sources(*rooms: str) -> Iterator[Path]:
+    """Return the Python files below some directories."""
+    for room in rooms:
+        yield from (HOUSE / room).rglob("*.py")
+
+
+def test_the_documented_rules_are_the_rules() -> None:
+    """docs/rules.md has each rule of `RULES` once, in the same words, and no other."""
+    text = (HOUSE / "docs" / "rules.md").read_text()
+    rows = re.findall(r"^\| ([A-Z]{3}-\d{3}) \| (.*?) \| .+ \|$", text, re.MULTILINE)
+    assert len(rows) == len(RULES)
+    assert dict(rows) == dict(RULES)
+
+
+def test_every_rule_is_enforced_and_tested() -> None:
+    """Each rule stands in code beside its list and in a test; the code knows no rule that is not listed."""
+    enforced = {number for path in sources("pki", "workers") for number in NUMBER.findall(_without_list(path))}
+    tests = "".join(path.read_text() for path in sources("tests"))
+    named = set(NUMBER.findall(tests)) - set(ON_THE_SERVER)
+    assert enforced == set(RULES)
+    assert named | set(ON_THE_SERVER) >= set(RULES)
+    assert [name for name in ON_THE_SERVER.values() if f"def {name}(" not in tests] == []
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_only_a_check_makes_a_verified_type(kind: str) -> None:
+    """No code but the check itself constructs the type that says that the check was passed."""
+    found = {
+        (path.stem, where)
+        for path in sources("pki", "workers", "demo", "bench")
+        for name, where in _calls(ast.parse(path.read_text()), "")
+        if name == kind
+    }
+    assert found == MAKERS[kind]
+
+
+def _without_list(path: Path) -> str:
+    # The list itself does not count as enforcement.
+    before, _, rest = path.read_text().partition("RULES: Mapping")
+    return before + rest.partition("\n}\n")[2]
+
+
+def _calls(node: ast.AST, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        where = f"{where}.{node.name}".removeprefix(".")
+    if isinstance(node, ast.Call):
+        called = node.func
+        yield (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")), where
+    for child in ast.iter_child_nodes(node):
+        yield from _calls(child, where)

@@ -1,0 +1,223 @@
+"""The operator's command line: every command opens with an example that runs, and fails in three parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from pki.core import errors
+from pki.server.cli import tell
+
+ROOT = Path(__file__).parents[2]
+MAIN = "from pki.server.cli import app, run; run(app)"
+COMMANDS = [
+    "init",
+    "migrate",
+    "tenant invite",
+    "tenant list",
+    "report distribution",
+    "dead list",
+    "dead replay",
+    "doctor",
+    "version",
+]
+
+
+def kmb_server(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KMB_")}
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *arguments],
+        cwd=cwd,
+        env=clean | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a server was set up, as the example of `init` says."""
+    folder = tmp_path_factory.mktemp("operator")
+    assert kmb_server("init", "--home", "./keymailbox-home", cwd=folder).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", ["", "tenant", "report", "dead", "api", *COMMANDS])
+def test_help_has_an_example(command: str, tmp_path: Path) -> None:
+    """Help says what a command does and shows one way to use it."""
+    shown = kmb_server(*shlex.split(command), "--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert re.search(r"Example: kmb-server \S+", shown.stdout), shown.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_run(command: str, place: Path) -> None:
+    """What the help shows can be typed; doctor alone may find something wanting on a fresh server."""
+    shown = kmb_server(*shlex.split(command), "--help", cwd=place).stdout
+    example = re.search(r"Example: kmb-server ([^\n]+)", shown)
+    assert example is not None
+    done = kmb_server(*shlex.split(example[1]), cwd=place)
+    assert done.returncode == (1 if command == "doctor" else 0), done.stderr
+    assert done.stdout.strip()
+
+
+def test_help_is_fast(tmp_path: Path) -> None:
+    """Nothing heavy is imported for a help page."""
+    heavy = ("sqlalchemy", "fastapi", "pydantic", "cryptography", "uvicorn", "structlog", "rich")
+    script = f"import sys; import pki.server.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_init_makes_a_private_home_and_keeps_it(tmp_path: Path) -> None:
+    """Keys and passphrase are for the owner's eyes; a second run changes nothing."""
+    told = [json.loads(kmb_server("init", "--home", "h", "--json", cwd=tmp_path).stdout) for _ in range(2)]
+    assert told[0] == told[1]
+    home = tmp_path / "h"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "passphrase").stat().st_mode) == 0o600
+    assert len(told[0]["root_fingerprint"]) == 64
+
+
+def test_init_with_a_passphrase_file_writes_none(tmp_path: Path) -> None:
+    """Who brings a passphrase keeps it where it is; another one does not open the CA."""
+    (tmp_path / "pass").write_text("open sesame\n")
+    done = kmb_server("init", "--home", "h", cwd=tmp_path, KMB_PASSPHRASE_FILE=str(tmp_path / "pass"))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "h" / "passphrase").exists()
+    (tmp_path / "pass").write_text("open barley\n")
+    wrong = kmb_server("init", "--home", "h", cwd=tmp_path, KMB_PASSPHRASE_FILE=str(tmp_path / "pass"))
+    assert wrong.returncode == 4
+    assert "barley" not in wrong.stderr + wrong.stdout
+
+
+def test_invitation(place: Path) -> None:
+    """As JSON for scripts; in words with the whole command, the secret apart from it."""
+    told = json.loads(kmb_server("tenant", "invite", "acme", "--home", "keymailbox-home", "--json", cwd=place).stdout)
+    assert set(told) == {"tenant", "reference", "secret", "expires"}
+    assert told["tenant"] == "acme"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", told["expires"])
+    words = kmb_server("tenant", "invite", "acme", cwd=place, KMB_PUBLIC_URL="https://kmb.example").stdout
+    command = next(line for line in words.splitlines() if "kmb enroll" in line)
+    secret = next(line.split()[-1] for line in words.splitlines() if line.strip().startswith("secret "))
+    root = next(line.split()[-1] for line in words.splitlines() if line.strip().startswith("root "))
+    assert "https://kmb.example" in command
+    assert root in command
+    assert secret not in command
+    listed = json.loads(kmb_server("tenant", "list", "--json", cwd=place).stdout)
+    assert listed == {"tenants": [{"tenant": "acme", "instances": []}]}
+
+
+def test_reports(place: Path, tmp_path: Path) -> None:
+    """Each format, into a file too; times are checked."""
+    report = ("report", "distribution")
+    assert json.loads(kmb_server(*report, "--format", "json", cwd=place).stdout)["rows"] == []
+    out = tmp_path / "report.csv"
+    assert kmb_server(*report, "--format", "csv", "--out", str(out), cwd=place).returncode == 0
+    assert out.read_text().startswith("deposit_id,")
+    assert kmb_server(*report, "--since", "2026-01-01", "--until", "2026-02-01T00:00:00Z", cwd=place).returncode == 0
+    assert kmb_server(*report, "--since", "yesterday", cwd=place).returncode == 2
+    assert kmb_server(*report, "--format", "pdf", cwd=place).returncode == 2
+    assert kmb_server(*report, "--out", str(tmp_path / "no" / "where"), cwd=place).returncode == 1
+
+
+def test_errors_have_three_parts_and_a_code(place: Path, tmp_path: Path) -> None:
+    """What failed, on what, what to do next; and the documented exit codes."""
+    cases = [
+        (("tenant", "invite", "ACME"), place, {}, 2),
+        (("tenant", "list"), tmp_path, {}, 3),
+        (("dead", "replay", "7"), place, {}, 3),
+        (("dead", "replay"), place, {}, 2),
+        (("tenant", "list"), place, {"KMB_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, 5),
+        (("tenant", "list"), place, {"KMB_DATABASE_URL": "mysql://u:hidden@h/d"}, 1),
+        (("tenant", "list"), place, {"KMB_PORT": "many"}, 1),
+    ]
+    for arguments, folder, environment, expected in cases:
+        done = kmb_server(*arguments, cwd=folder, **environment)
+        assert done.returncode == expected, (arguments, done.stderr)
+        assert done.stderr.startswith("error: "), done.stderr
+        assert "\nhint:  " in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hidden" not in done.stderr
+    assert kmb_server("unheard-of", cwd=place).returncode == 2
+
+
+def test_refusals_have_their_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failed check is 4, with the rule that was broken."""
+    assert tell(errors.CertificateError(on="acme/eu-west", rule="CRT-003")) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "error: The certificate cannot be used. [CRT-003]",
+        "on:    acme/eu-west",
+        "hint:  kmb-server doctor",
+    ]
+
+
+def test_doctor_says_what_is_wanting(place: Path, tmp_path: Path) -> None:
+    """A fresh server lacks its first revocation list; where there is no server, everything is wanting."""
+    told = json.loads(kmb_server("doctor", "--json", cwd=place).stdout)["findings"]
+    assert {one["check"] for one in told if not one["ok"]} == {"crl"}
+    nothing = kmb_server("doctor", cwd=tmp_path)
+    assert nothing.returncode == 1
+    assert "kmb-server init" in nothing.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def serving(place: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`kmb-server api`, on a port that is free, with its address."""
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KMB_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "api", "--port", str(port)],
+        cwd=place,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process, f"http://127.0.0.1:{port}"
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def test_api_serves_and_stops(serving: tuple[subprocess.Popen[str], str]) -> None:
+    """The API starts, answers, logs JSON lines with the request's id, and stops in order on SIGTERM."""
+    process, url = serving
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            answer = httpx2.get(f"{url}/v1/ca?secret=hidden", trust_env=False)
+            break
+        except httpx2.ConnectError:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+    assert answer.status_code == 200
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert process.returncode in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in log.splitlines()]
+    [request] = [line for line in lines if line.get("event") == "request"]
+    assert request["request_id"] == answer.headers["x-request-id"]
+    assert (request["route"], request["status"], request["level"]) == ("/v1/ca", 200, "info")
+    assert "hidden" not in log
