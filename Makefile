@@ -31,11 +31,10 @@ demo-covercrypt: venv .venv-covercrypt/.ready ## the exchange with Covercrypt ke
 test: venv ## run the tests; PYTEST_ARGS="-k name" chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-check: venv ## ruff, format, mypy --strict, import-linter
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+check: venv ## ruff, format, mypy --strict, import-linter; all of them, so that one complaint hides no other
+	@failed=; for gate in "ruff check ." "ruff format --check ." "mypy" "lint-imports"; do \
+		echo "check: $$gate"; $(BIN)/$$gate || failed="$$failed '$$gate'"; done; \
+	if [ -n "$$failed" ]; then echo "check: failed:$$failed" >&2; exit 1; fi
 
 serve: venv ## run the whole service on loopback, with its database and broker
 	@$(BIN)/python -m tests.kit.serve

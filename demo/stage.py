@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -110,7 +111,7 @@ class Stage:
         fine: Sequence[int] = (0,),
     ) -> Result:
         """Run a program to its end; any exit code but the ``fine`` ones is the end of the demonstration."""
-        shown = " ".join([Path(program[-1]).name.replace("pki.tenant.cli", "kmb"), *arguments])
+        shown = shlex.join([Path(program[-1]).name.replace("pki.tenant.cli", "kmb"), *arguments])
         shown = shown.replace(str(self.folder), "…").replace("workers.cli", "kmb-server")
         self.console.print(f"      [dim]$ {escape(_short(shown))}[/dim]")
         began = time.perf_counter()

@@ -91,7 +91,7 @@ def make_app(settings: Settings) -> Application:
         broker_connection_timeout=5,
         broker_transport_options=_transport_options(settings, kind),
         # After a connection loss the broker delivers again: the first run stops, so that two do not run side by side.
-        worker_cancel_long_running_tasks_on_connection_loss=kind == "amqp",
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         # A hanging task is killed; its rows' lease runs out and another takes them.
         task_time_limit=TASK_SECONDS,
         # Forked children share the parent's sockets and locks: fresh interpreters open their own.

@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
 
+from pki.core import asn1
 from pki.core.errors import CertificateError, MalformedError, StaleError, UsageError
 
 
@@ -81,6 +82,10 @@ def build_crl(
 
 def verify_crl(der: bytes, *, issuing_der: bytes, now: datetime) -> Crl:
     """Verify signature, issuer and freshness; raise CertificateError or, past nextUpdate, StaleError."""
+    # A CertificateList has a Certificate's outer form (RFC 5280 §5.1.1).
+    outer = asn1.decode(asn1.Certificate, der, what="The revocation list")
+    if outer.signature.padding_bits():
+        raise CertificateError("The revocation list's signature is not of whole bytes", rule="CRL-001")
     try:
         crl = x509.load_der_x509_crl(der)
         issuing = x509.load_der_x509_certificate(issuing_der)

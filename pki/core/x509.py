@@ -161,6 +161,11 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
         same = algorithm.algorithm == oids.ML_DSA_65 and algorithm.parameters is None
         _demand(same, "CRT-002", "The certificate is not signed with ML-DSA-65")
     _demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
+    for extension in tbs.extensions:
+        if extension.oid == ExtensionOID.AUTHORITY_KEY_IDENTIFIER:
+            _demand(
+                extension.value[:4] == _AKI, "CRT-005", "The authority key identifier is not a key identifier alone"
+            )
     try:
         found = x509.load_der_x509_certificate(der)
         extensions = {extension.oid: extension for extension in found.extensions}
@@ -228,6 +233,7 @@ def common_name_of(name_der: bytes) -> str:
     return str(names[0].value) if len(names) == 1 else ""
 
 
+_AKI = b"\x30\x16\x80\x14"  # SEQUENCE of [0] with 20 bytes (RFC 5280 §4.2.1.1)
 _LEAF_EXTENSIONS = {
     ExtensionOID.KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
@@ -250,15 +256,20 @@ _UNREADABLE = (
 @lru_cache(maxsize=16)
 def _verified_issuing(issuing_der: bytes, root_der: bytes) -> x509.Certificate:
     # Signatures never change their mind, so they are cached; the clock is looked at each time.
+    for der in (root_der, issuing_der):
+        outer = asn1.decode(asn1.Certificate, der, what="A CA certificate")
+        _demand(not outer.signature.padding_bits(), "CRT-014", "A CA certificate's signature is not of whole bytes")
+        tbs = asn1.decode(asn1.TbsCertificate, asn1.encode(outer.tbs), what="A CA certificate")
+        _demand(tbs.version == 2 and tbs.serial > 0, "CRT-014", "A CA certificate's version or serial is out of bounds")
     try:
         root, issuing = x509.load_der_x509_certificate(root_der), x509.load_der_x509_certificate(issuing_der)
+        root.verify_directly_issued_by(root)
+        issuing.verify_directly_issued_by(root)
         for authority in (root, issuing):
             constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints)
             usage = authority.extensions.get_extension_for_class(x509.KeyUsage).value
             if not (constraints.critical and constraints.value.ca and usage.key_cert_sign):
                 raise CertificateError("A CA certificate may not sign certificates", rule="CRT-014")
-        root.verify_directly_issued_by(root)
-        issuing.verify_directly_issued_by(root)
     except _UNREADABLE:
         raise CertificateError("The issuing CA does not chain to the root", rule="CRT-014") from None
     return issuing

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -54,6 +55,10 @@ Port = Annotated[int | None, typer.Option(help="The port to listen on (KMB_PORT)
 
 def run(cli: typer.Typer) -> NoReturn:
     """Run a command line of this family: errors are told in three parts and become documented exit codes."""
+    import logging
+
+    # What a command has to say it says itself; a server configures logs of its own.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         cli()
     except KeymailboxError as error:
@@ -80,16 +85,18 @@ def exit_code(error: KeymailboxError) -> int:
     """Return the documented exit code of an error."""
     from pki.core import errors
 
-    kinds: Sequence[tuple[type[KeymailboxError], int]] = (
-        (errors.UsageError, EXIT_USAGE),
-        (errors.BadAddressError, EXIT_USAGE),
+    refused = (
+        errors.VerificationError,
+        errors.ConflictError,
+        errors.ForbiddenError,
+        errors.EnrolmentError,
+        errors.AccessError,
+    )
+    kinds: Sequence[tuple[type[KeymailboxError] | tuple[type[KeymailboxError], ...], int]] = (
+        ((errors.UsageError, errors.BadAddressError), EXIT_USAGE),
         (errors.NotFoundError, EXIT_NOT_FOUND),
         (errors.UnavailableError, EXIT_UNAVAILABLE),
-        (errors.VerificationError, EXIT_REFUSED),
-        (errors.ConflictError, EXIT_REFUSED),
-        (errors.ForbiddenError, EXIT_REFUSED),
-        (errors.EnrolmentError, EXIT_REFUSED),
-        (errors.AccessError, EXIT_REFUSED),
+        (refused, EXIT_REFUSED),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), EXIT_FAILURE)
 
@@ -101,8 +108,9 @@ def settings_of(home: Path | None = None, **overrides: object) -> Settings:
     return load_settings(home=home, **overrides)
 
 
-def deps_of(home: Path | None) -> Deps:
-    """Return what the services need. Raises NotFoundError where no server was set up yet."""
+@contextmanager
+def opened(home: Path | None) -> Iterator[Deps]:
+    """Give what the services need, and close it. Raises NotFoundError where no server was set up yet."""
     from pki.server import bootstrap
 
     settings = settings_of(home)
@@ -110,7 +118,11 @@ def deps_of(home: Path | None) -> Deps:
         raise NotFoundError(
             "There is no server here", on=str(settings.home), hint=f"kmb-server init --home {settings.home}"
         )
-    return bootstrap.build(settings)
+    deps = bootstrap.build(settings)
+    try:
+        yield deps
+    finally:
+        deps.store.close()
 
 
 @app.command()
@@ -140,12 +152,9 @@ def migrate(home: Home = None) -> None:
 
     Example: kmb-server migrate
     """
-    deps = deps_of(home)
-    try:
+    with opened(home) as deps:
         deps.store.migrate()
         typer.echo(f"schema  {deps.store.schema_version()}")
-    finally:
-        deps.store.close()
 
 
 @app.command()
@@ -179,12 +188,9 @@ def invite(
     from pki.server.services import access
 
     tenant = parse_tenant(name)
-    deps = deps_of(home)
-    try:
-        root = _fingerprint(deps.chain.root)
+    with opened(home) as deps:
+        root, url = _fingerprint(deps.chain.root), deps.settings.url
         invitation, secret = access.invite(deps, tenant)
-    finally:
-        deps.store.close()
     expires = invitation.expires_at.replace(microsecond=0).isoformat().replace("+00:00", "Z")
     if as_json:
         _print_json({"tenant": tenant, "reference": invitation.reference, "secret": secret, "expires": expires})
@@ -196,9 +202,7 @@ def invite(
     typer.echo("")
     typer.echo("The tenant runs, and types the secret when asked:")
     typer.echo("")
-    typer.echo(
-        f"  kmb enroll {tenant}/INSTANCE --server {deps.settings.url} --reference {invitation.reference} --root {root}"
-    )
+    typer.echo(f"  kmb enroll {tenant}/INSTANCE --server {url} --reference {invitation.reference} --root {root}")
 
 
 @tenant_app.command("list")
@@ -209,13 +213,9 @@ def list_tenants(home: Home = None, as_json: AsJson = False) -> None:
     """
     from pki.server.store import tenants
 
-    deps = deps_of(home)
-    try:
-        with deps.store.read() as unit:
-            names = [tenant.name for tenant in tenants.list_tenants(unit)]
-            instances = tenants.list_instances(unit)
-    finally:
-        deps.store.close()
+    with opened(home) as deps, deps.store.read() as unit:
+        names = [tenant.name for tenant in tenants.list_tenants(unit)]
+        instances = tenants.list_instances(unit)
     if as_json:
         listed: dict[str, list[dict[str, str]]] = {name: [] for name in names}
         for one in instances:
@@ -250,12 +250,9 @@ def distribution(
 
     if form not in ("table", "json", "csv"):
         raise UsageError("There is no such format", on=form[:40], hint="kmb-server report distribution --format csv")
-    deps = deps_of(home)
-    try:
+    with opened(home) as deps:
         rows = report.distribution(deps, parse_tenant(tenant) if tenant else None, _moment(since), _moment(until))
         text = {"table": report.to_table, "json": report.to_json, "csv": report.to_csv}[form](rows)
-    finally:
-        deps.store.close()
     if out is None:
         typer.echo(text, nl=not text.endswith("\n"))
         return
@@ -281,12 +278,8 @@ def list_dead(
     """
     from pki.server.store import outbox
 
-    deps = deps_of(home)
-    try:
-        with deps.store.read() as unit:
-            jobs = outbox.dead(unit, queue)
-    finally:
-        deps.store.close()
+    with opened(home) as deps, deps.store.read() as unit:
+        jobs = outbox.dead(unit, queue)
     if as_json:
         fields = ("id", "queue", "kind", "subject", "attempts", "dead_at", "error")
         _print_json({"jobs": [{name: getattr(job, name) for name in fields} for job in jobs]})
@@ -312,13 +305,9 @@ def replay(
 
     if bool(ids) == everything:
         raise UsageError("Name the jobs, or say --all", on="dead replay", hint="kmb-server dead list")
-    deps = deps_of(home)
-    try:
-        with deps.store.unit() as unit:
-            chosen = [job.id for job in outbox.dead(unit, queue)] if everything else list(ids or ())
-            count = outbox.replay(unit, chosen, deps.clock.now())
-    finally:
-        deps.store.close()
+    with opened(home) as deps, deps.store.unit() as unit:
+        chosen = [job.id for job in outbox.dead(unit, queue)] if everything else list(ids or ())
+        count = outbox.replay(unit, chosen, deps.clock.now())
     if ids and count < len(set(ids)):
         raise NotFoundError(
             f"{count} of {len(set(ids))} jobs are due again; the others are not dead",

@@ -30,9 +30,9 @@ class Settings(BaseSettings):
 
     home: Path = Path("keymailbox-home")
     """The folder of the embedded database, the CA's sealed keys and its certificates."""
-    database_url: str = ""
+    database_url: str = Field(default="", repr=False)
     """A SQLAlchemy URL; empty means SQLite in ``home``."""
-    broker_url: str = "memory://"
+    broker_url: str = Field(default="memory://", repr=False)
     """Where wake-ups travel; ``memory://`` means workers inside of the server process."""
     passphrase: SecretStr | None = None
     """Opens the CA's sealed keys; only ``init`` and the issuer need it."""

@@ -112,6 +112,7 @@ class Agent:
         invitation: Invitation,
         name: str | None = None,
         home: Path | None = None,
+        holder: KeyHolder | None = None,
         passphrase_file: Path | None = None,
         root_fingerprint: str | None = None,
         allow_http: bool = False,
@@ -119,6 +120,7 @@ class Agent:
         wait: float = WAIT,
         progress: Progress = lambda done, on: None,
         clock: Clock = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
         transport: httpx2.BaseTransport | None = None,
     ) -> Self:
         """Enrol with an invitation, publish the first encryption key, and open the new context (see ``enrolment``)."""
@@ -128,6 +130,7 @@ class Agent:
             invitation=invitation,
             name=name,
             base=home,
+            holder=holder,
             passphrase_file=passphrase_file,
             root_fingerprint=root_fingerprint,
             allow_http=allow_http,
@@ -135,9 +138,10 @@ class Agent:
             wait=wait,
             clock=clock,
             progress=progress,
+            sleep=sleep,
             transport=transport,
         )
-        return cls.open(context, clock=clock, transport=transport)
+        return cls(context, holder or file_holder(context), clock=clock, sleep=sleep, transport=transport)
 
     @classmethod
     def open(cls, context: Context, *, clock: Clock = utc_now, transport: httpx2.BaseTransport | None = None) -> Self:

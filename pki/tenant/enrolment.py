@@ -32,7 +32,8 @@ from pki.tenant.contexts import Context
 from pki.tenant.holders.file import FileHolder
 from pki.tenant.holders.passphrase import create_key_file, passphrase_from_environment, read_passphrase
 from pki.tenant.journal import Journal
-from pki.tenant.ports import Clock
+from pki.tenant.ports import Clock, KeyHolder
+from pki.tenant.records.own import OwnRequest
 
 Progress = Callable[[str, str], None]
 """Told what was done and on what, after each step."""
@@ -66,6 +67,7 @@ def enrol(
     invitation: Invitation,
     name: str | None = None,
     base: Path | None = None,
+    holder: KeyHolder | None = None,
     passphrase_file: Path | None = None,
     root_fingerprint: str | None = None,
     allow_http: bool = False,
@@ -79,6 +81,7 @@ def enrol(
     """Enrol ``address`` at a server and publish its first encryption key; return the context.
 
     Run again after an interruption, with the same arguments, it takes up the keys and requests that are there.
+    ``holder`` is where the keys are; without it, files in the context.
     ``root_fingerprint`` (SHA-256, hex) is what the operator told by another way; without it the root shown is pinned.
     """
     url = contexts.check_server(server, allow_http=allow_http)
@@ -92,9 +95,10 @@ def enrol(
     _check_root(root, root_fingerprint)
     context = _begun(chosen, url, address, root, issuing, passphrase_file, base)
     progress("root pinned", context.root_fingerprint)
-    if context.passphrase_file is None:
-        create_key_file(context.key_file)
-    holder = FileHolder(context.keys, read_passphrase(context.passphrase_file or context.key_file))
+    if holder is None:
+        if context.passphrase_file is None:
+            create_key_file(context.key_file)
+        holder = FileHolder(context.keys, read_passphrase(context.passphrase_file or context.key_file))
     holder.create_identity()
     access_key = holder.create_access()
     progress("keys made", f"identity {hashlib.sha256(holder.identity_public()).hexdigest()}")
@@ -104,7 +108,7 @@ def enrol(
     try:
         certificates = Certificates(client, journal, holder, address, root, clock, sleep)
         request = certificates.identity_request()
-        _use(client, invitation, address, access_key, request.der)
+        _use(client, invitation, address, access_key, request)
         context = contexts.mark_enrolled(context)
         if len(contexts.names(base=base)) == 1:
             contexts.use(chosen, base=base)
@@ -119,17 +123,16 @@ def enrol(
     return context
 
 
-def _use(client: Client, invitation: Invitation, address: Address, access_key: bytes, request: bytes) -> None:
+def _use(client: Client, invitation: Invitation, address: Address, access_key: bytes, request: OwnRequest) -> None:
     """Use the invitation; when it seems used, we may be the ones who used it and did not hear the answer."""
     try:
-        client.enrol(invitation.reference, invitation.secret, address, access_key, request)
+        client.enrol(invitation.reference, invitation.secret, address, access_key, request.der)
     except (UnavailableError, EnrolmentError, AddressTakenError, ConflictError) as error:
         try:
-            client.listing(address)
-        except KeymailboxError as asked:
-            # Signed with our access key, so only an enrolled instance gets as far as "not found".
-            if asked.code != "not-found":
-                raise error from None
+            # Only the instance whose access key signs this gets to see its own request.
+            client.request(request.id)
+        except KeymailboxError:
+            raise error from None
 
 
 def _check_root(root: bytes, expected: str | None) -> None:

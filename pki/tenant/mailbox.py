@@ -107,7 +107,7 @@ class Mailbox:
     def _look_for_missing(self, received: Received, now: datetime) -> None:
         for number in self._journal.marks.open_holes():
             views, _ = self._client.page(self._address, after=number - 1, limit=1)
-            found = [view for view in views if view.sequence == number]
+            found = [view for view in views if view.sequence == number and not self._is_replay(view)]
             if not found:
                 self._alarm(received, "missing", str(number), "The server does not show this number", now)
             elif number in self._take_all(found, received, now):
@@ -121,9 +121,10 @@ class Mailbox:
         for view in views:
             number = view.sequence or 0
             seen = self._journal.seen.of(view.id)
-            at = self._journal.seen.at(number)
-            if (seen and seen.sequence != number) or (at and at.deposit_id != view.id):
+            if self._is_replay(view):
                 self._alarm(received, "replayed", view.id, f"number {number} now shows a deposit seen before", now)
+                # What belongs at this number is still to come.
+                self._journal.marks.note_holes([number], now)
                 done.add(number)
             elif view.state not in _OPEN:
                 done.add(number)
@@ -139,6 +140,12 @@ class Mailbox:
         for start in range(0, len(waiting), _BATCH):
             done |= self._take_batch(waiting[start : start + _BATCH], peers, received, now)
         return done
+
+    def _is_replay(self, view: DepositView) -> bool:
+        """Say whether this deposit came under another number before, or another deposit under this number."""
+        seen = self._journal.seen.of(view.id)
+        at = self._journal.seen.at(view.sequence or 0)
+        return (seen is not None and seen.sequence != view.sequence) or (at is not None and at.deposit_id != view.id)
 
     def _take_batch(
         self, views: Sequence[DepositView], peers: dict[Address, Peer], received: Received, now: datetime

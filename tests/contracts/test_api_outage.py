@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from sqlalchemy import make_url
 
@@ -36,12 +37,13 @@ def test_the_database_goes_and_comes_back(homes: Homes, cable: tuple[TcpProxy, s
         acme, globex = site.instance("acme/eu-west"), site.instance("globex/main")
         deposit_id, body = acme.compose(globex)
         proxy.cut()
-        for act in (
+        acts: list[Callable[[], httpx2.Response]] = [
             lambda: acme.deposit(body, "key-1"),
             lambda: acme.get("/v1/sent"),
             lambda: site.http.get("/readyz"),
             lambda: site.http.get("/v1/crl"),
-        ):
+        ]
+        for act in acts:
             answer = act()
             assert code(answer) == (503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0

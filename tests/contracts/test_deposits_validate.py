@@ -172,6 +172,17 @@ def test_a_wrap_for_an_unknown_key_is_rejected(office: Office) -> None:
     assert judged(office, compose(GLOBEX, stranger)) == ("rejected", "wrong-party")
 
 
+def test_a_key_of_two_addresses_is_judged_for_the_right_one(office: Office) -> None:
+    """What became of the same key elsewhere neither helps nor harms its recipient."""
+    twin = Party(authority(), INITECH.address, ACME.seed)
+    found = office.certify(twin, CertificateKind.ENCRYPTION, state=CertificateState.RETIRED)
+    office.move(ACME, CertificateKind.ENCRYPTION, CertificateState.REVOKED)
+    assert judged(office, compose(GLOBEX, ACME)) == ("rejected", "certificate-revoked")
+    (deposit_id,) = office.send(GLOBEX, twin)
+    validate(office.deps, [deposit_id])
+    assert office.record(deposit_id).certificate_fingerprint == found
+
+
 def test_a_wrap_for_an_unproved_key_is_rejected(office: Office) -> None:
     """A certificate whose owner has not decrypted yet gets nothing."""
     stranger = Party(authority(), ACME.address, 15)

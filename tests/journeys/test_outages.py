@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import httpx2
 import kombu
@@ -68,6 +69,23 @@ def test_the_broker_is_away(pair: Pair) -> None:
         assert answers(f"{pair.installation.url}/readyz")
     for deposit in deposits:
         _becomes_available(pair, deposit)
+
+
+def test_the_broker_goes_away_under_a_working_worker(pair: Pair) -> None:
+    """A worker that cannot acknowledge is not deaf for ever after."""
+    installation = pair.installation
+    with psycopg.connect(installation.libpq_url) as holding:
+        holding.execute("LOCK TABLE mailboxes IN EXCLUSIVE MODE")
+        first = _send(pair, "unacknowledged")
+        wait_until(lambda: installation.sql(_STUCK), _HEALED)
+        with taken_away(installation.broker):
+            holding.rollback()
+            # By now its worker is done and cannot say so.
+            time.sleep(1)
+    # Celery stops such a task on RabbitMQ, if it was quick enough: then the claim has to end first.
+    _end_leases(installation)
+    _becomes_available(pair, first)
+    _becomes_available(pair, _send(pair, "heard-again"))
 
 
 def test_the_database_is_away(pair: Pair) -> None:

@@ -40,6 +40,7 @@ class Daemon:
 
     process: subprocess.Popen[bytes]
     stop_signal: signal.Signals
+    watcher: subprocess.Popen[bytes]
 
     def stop(self) -> None:
         """End it by its process id: first in order, then, after `STOP_SECONDS`, with its whole session."""
@@ -52,6 +53,11 @@ class Daemon:
                 with suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(STOP_SECONDS)
+        # Before its pipe is closed, or it would signal a process id that may be another's by now.
+        self.watcher.kill()
+        self.watcher.wait(STOP_SECONDS)
+        if self.watcher.stdin is not None:
+            self.watcher.stdin.close()
 
 
 def spawn(
@@ -76,7 +82,19 @@ def spawn(
             group=user.pw_gid if user else None,
             extra_groups=[] if user else None,
         )
-    return Daemon(process, stop_signal)
+    return Daemon(process, stop_signal, _watch(process.pid, stop_signal))
+
+
+def _watch(pid: int, stop_signal: signal.Signals) -> subprocess.Popen[bytes]:
+    """End a daemon when we do, even by SIGKILL: only we hold the other end of the pipe that this shell reads."""
+    script = 'read -r _; kill -s "$1" "$2"'
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, "watcher", stop_signal.name.removeprefix("SIG"), str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def run(command: Sequence[str], log: Path, user: pwd.struct_passwd | None) -> None:
@@ -85,8 +103,9 @@ def run(command: Sequence[str], log: Path, user: pwd.struct_passwd | None) -> No
     try:
         code = daemon.process.wait(START_SECONDS)
     except subprocess.TimeoutExpired:
-        daemon.stop()
         code = -1
+    finally:
+        daemon.stop()
     if code != 0:
         raise ServiceMissingError(f"{Path(command[0]).name} failed ({code}):\n{_tail(log)}")
 

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
+from pki.core import kem, requests, x509
 from pki.core.errors import UnavailableError
-from pki.core.tenants import parse_address
+from pki.core.kem import KemAlgorithm
+from pki.core.tenants import Address, parse_address
+from pki.core.x509 import CertificateKind
 from pki.server.services import issuing
 from pki.tenant.agent import Agent
 from pki.tenant.contexts import Context, default_name, load
 from pki.tenant.enrolment import Invitation
-from tests.kit.site import Site
+from tests.kit.memory_holder import MemoryHolder
+from tests.kit.site import Site, now
 
 Change = Callable[[httpx2.Request, int, bytes], tuple[int, bytes]]
 """Sees a request, and the status and body of its answer; returns what the client gets instead."""
+
+
+def impatient(seconds: float) -> None:
+    """Sleep, but not for long."""
+    time.sleep(min(seconds, 0.02))
 
 
 class Wire(httpx2.BaseTransport):
@@ -64,6 +77,15 @@ class Wire(httpx2.BaseTransport):
         self.cut = self.deaf = lambda request: False
 
 
+@dataclass(frozen=True)
+class Forged:
+    """A certificate that the CA's key has signed and its subject knows nothing of."""
+
+    certificate: bytes
+    request: bytes
+    identity_key: bytes
+
+
 class Desk:
     """A server with its workers in a thread, and agents that are enrolled there."""
 
@@ -96,13 +118,15 @@ class Desk:
             server=self.site.url,
             invitation=Invitation(invitation.reference, secret),
             home=self.home(address),
+            holder=MemoryHolder(),
+            sleep=impatient,
             transport=wire,
         )
         return self._open.enter_context(agent)
 
     def reopen(self, agent: Agent, wire: Wire | None = None) -> Agent:
         """Return the agent as a new process sees it."""
-        return self._open.enter_context(Agent.open(self.context(agent), transport=wire))
+        return self._open.enter_context(Agent(self.context(agent), agent.holder, sleep=impatient, transport=wire))
 
     def context(self, agent: Agent) -> Context:
         """Return an agent's context from the disk."""
@@ -115,6 +139,36 @@ class Desk:
     def home(self, address: str) -> Path:
         """Return the home of an instance."""
         return self._room / address.replace("/", ".")
+
+    def forge_identity(self, address: Address) -> Forged:
+        """Return what an operator with the CA's key can make up: an identity for somebody, with a key of its own."""
+        key = MLDSA65PrivateKey.generate()
+        spki = x509.spki_of(key.public_key())
+        request = requests.identity_request(address, spki, sign=key.sign, signing_time=now())
+        certificate = self._sign(address, spki, CertificateKind.IDENTITY)
+        return Forged(certificate, request, key.public_key().public_bytes_raw())
+
+    def forge(self, address: Address) -> Forged:
+        """Return an encryption certificate for somebody, endorsed by an identity that the operator made up."""
+        key = MLDSA65PrivateKey.generate()
+        spki = kem.spki(KemAlgorithm.COMPOSITE, kem.public_from_private(KemAlgorithm.COMPOSITE, kem.generate()))
+        parsed = x509.parse_certificate(self._sign(address, spki, CertificateKind.ENCRYPTION))
+        statement = requests.Statement(parsed.issuer_der, parsed.serial)
+        request = requests.encryption_request(address, spki, statement, sign=key.sign, signing_time=now())
+        return Forged(parsed.der, request, key.public_key().public_bytes_raw())
+
+    def _sign(self, address: Address, spki: bytes, kind: CertificateKind) -> bytes:
+        signer = self.site.signer
+        tbs = x509.tbs_certificate(
+            serial=secrets.randbits(150),
+            issuer_der=signer.certificate_der,
+            address=address,
+            spki=spki,
+            not_before=now() - timedelta(minutes=5),
+            not_after=now() + timedelta(days=30),
+            kind=kind,
+        )
+        return x509.assemble(tbs, signer.sign(tbs))
 
     def _work(self) -> None:
         while not self._stop.is_set():

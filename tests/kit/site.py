@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
 import shutil
 import socket
@@ -13,12 +14,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
+import jsonschema_rs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
@@ -31,6 +33,7 @@ from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
 from pki.core.tenants import Address, parse_address, parse_tenant
 from pki.server import bootstrap
+from pki.server.api import openapi
 from pki.server.app import Server
 from pki.server.ports import Invitation
 from pki.server.services import access, issuing
@@ -176,7 +179,9 @@ class Instance:
         """Send a signed request."""
         fields = dict(headers or {}) | ({"Content-Type": content_type} if content_type else {})
         fields |= self.signature(method, path, body, created=created, nonce=nonce)
-        return self.site.http.request(method, path, content=body, headers=fields)
+        answer = self.site.http.request(method, path, content=body, headers=fields)
+        described(method, path, answer)
+        return answer
 
     def signature(
         self, method: str, path: str, body: bytes = b"", *, created: datetime | None = None, nonce: str | None = None
@@ -320,6 +325,34 @@ class Homes:
         home = self._directory / secrets.token_hex(6)
         shutil.copytree(self._template, home)
         return home
+
+
+@cache
+def _operations() -> list[tuple[str, re.Pattern[str], dict[str, Any]]]:
+    found = openapi.describe()
+    return [
+        (method.upper(), re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), operation)
+        for path, operations in found["paths"].items()
+        for method, operation in operations.items()
+    ]
+
+
+@cache
+def _schema(name: str) -> Any:
+    reference = {"$ref": f"#/components/schemas/{name}", "components": openapi.describe()["components"]}
+    return jsonschema_rs.validator_for(reference, validate_formats=True)
+
+
+def described(method: str, path: str, answer: httpx2.Response) -> None:
+    """Check that a JSON answer is what the API's description says."""
+    kind = answer.headers.get("content-type", "")
+    if kind == "application/problem+json":
+        _schema("Problem").validate(answer.json())
+    elif kind == "application/json":
+        bare = path.partition("?")[0]
+        [operation] = [one for verb, form, one in _operations() if verb == method and form.fullmatch(bare)]
+        told = operation["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
+        _schema(told["$ref"].rpartition("/")[2]).validate(answer.json())
 
 
 def code(response: httpx2.Response) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from pyasn1.codec.der.decoder import decode as ber_decode
 from pyasn1.codec.der.encoder import encode as ber_encode
 from pyasn1_alt_modules import rfc5280
 
-from pki.core import crl
+from pki.core import crl, signing
 from pki.core.crl import Reason
 from pki.core.errors import CertificateError, KeymailboxError, StaleError, UsageError
 from tests.kit.authority import DAY, NOW, Authority, authority
@@ -40,6 +40,16 @@ def test_crl_001_signature_and_issuer() -> None:
     assert caught.value.rule == "CRL-001"
     changed = bytearray(authority().crl_der([5]))
     changed[-1] ^= 1
+    with pytest.raises(CertificateError) as caught:
+        crl.verify_crl(bytes(changed), issuing_der=authority().issuing_der, now=NOW)
+    assert caught.value.rule == "CRL-001"
+
+
+def test_crl_001_unused_bits() -> None:
+    """CRL-001: unused bits, for which the decoder would find room after a zero, are refused."""
+    der = next(der for serial in range(99) if not (der := authority().crl_der([serial + 1]))[-1] & 1)
+    changed = bytearray(der)
+    changed[-signing.SIGNATURE_SIZE - 1] = 1
     with pytest.raises(CertificateError) as caught:
         crl.verify_crl(bytes(changed), issuing_der=authority().issuing_der, now=NOW)
     assert caught.value.rule == "CRL-001"

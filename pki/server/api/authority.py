@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pki.core.errors import NotFoundError
-from pki.server.api import bodies, calls
+from pki.server.api import answers, bodies, calls
 from pki.server.ports import CaChain
 from pki.server.services import certificates
 from pki.server.services.deps import Deps
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["authority"])
 PKIX_CRL = "application/pkix-crl"
 
 
-@router.get("/ca", summary="Root and issuing certificate")
+@router.get("/ca", summary="Root and issuing certificate", responses=answers.tells(answers.Chain, etag=True))
 async def chain(request: Request) -> Response:
     """Return both certificates; compare the root's fingerprint with the one that came with the invitation."""
     found = await calls.run(_chain, calls.deps_of(request))
@@ -31,7 +31,12 @@ async def chain(request: Request) -> Response:
     return calls.cached(request, body, bodies.JSON, tag, "public, max-age=300")
 
 
-@router.get("/crl", summary="The newest revocation list", responses={200: {"content": {PKIX_CRL: {}}}})
+@router.get(
+    "/crl",
+    summary="The newest revocation list",
+    response_class=Response,
+    responses=answers.tells_binary(PKIX_CRL, "The CRL in DER.", etag=True),
+)
 async def revocations(request: Request) -> Response:
     """Return the CRL in DER (RFC 5280 §5)."""
     record = await calls.run(certificates.latest_crl, calls.deps_of(request))

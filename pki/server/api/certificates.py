@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from pki.core.certificates import CertificateRecord
 from pki.core.ids import Fingerprint
-from pki.server.api import bodies, calls
+from pki.server.api import answers, bodies, calls
 from pki.server.services import certificates
 
 router = APIRouter(prefix="/v1/certificates", tags=["certificates"])
 
 
-@router.get("/{fingerprint}", summary="One certificate")
+@router.get("/{fingerprint}", summary="One certificate", responses=answers.tells(answers.Certificate))
 async def by_fingerprint(call: calls.Signed, fingerprint: calls.Digest) -> Response:
     """Return a certificate with the request that endorses it."""
     record = await calls.run(certificates.by_fingerprint, call.deps, Fingerprint(fingerprint))
@@ -25,6 +25,7 @@ async def by_fingerprint(call: calls.Signed, fingerprint: calls.Digest) -> Respo
 @router.post(
     "/{fingerprint}/revocation",
     summary="Revoke a certificate",
+    responses=answers.tells(answers.Certificate),
     openapi_extra=bodies.takes_binary(bodies.CMS, "A SignedData over a RevocationRequest, in DER"),
 )
 async def revoke(call: calls.Signed, fingerprint: calls.Digest) -> Response:

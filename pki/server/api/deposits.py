@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from pki.core.deposits import DepositState
 from pki.core.errors import KeymailboxError, UsageError
-from pki.server.api import bodies, calls
+from pki.server.api import answers, bodies, calls
 from pki.server.ports import DepositRecord
 from pki.server.services import deposits, mailbox
 
@@ -20,6 +20,7 @@ router = APIRouter(prefix="/v1/deposits", tags=["deposits"])
     "",
     status_code=202,
     summary="Deposit a wrapped key",
+    responses=answers.tells(answers.Accepted, 202),
     openapi_extra=bodies.takes_binary(bodies.CMS, "A deposit: SignedData over AuthEnvelopedData, in DER"),
 )
 async def deposit(
@@ -37,7 +38,7 @@ async def deposit(
     return calls.answer({"id": result.id, "state": result.state.value, "status": path}, 202, Location=path)
 
 
-@router.get("/{deposit_id}", summary="Follow a deposit")
+@router.get("/{deposit_id}", summary="Follow a deposit", responses=answers.tells(answers.Deposit))
 async def follow(call: calls.Signed, deposit_id: calls.Id, wait: calls.Wait = 0, state: str = "received") -> Response:
     """Return a deposit to its sender or recipient; with ``wait``, once it has left ``state``."""
     left = _state(state)
@@ -55,7 +56,7 @@ async def follow(call: calls.Signed, deposit_id: calls.Id, wait: calls.Wait = 0,
     return calls.answer(deposit_object(record))
 
 
-@router.post("/{deposit_id}/withdrawal", summary="Withdraw a deposit")
+@router.post("/{deposit_id}/withdrawal", summary="Withdraw a deposit", responses=answers.tells(answers.Deposit))
 async def withdraw(call: calls.Signed, deposit_id: calls.Id) -> Response:
     """Take back what was not collected yet; for its sender."""
     calls.expect_nothing(call)

@@ -9,14 +9,14 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from pki.server.api import bodies, calls
+from pki.server.api import answers, bodies, calls
 from pki.server.api.certificates import certificate_object
 from pki.server.services import certificates
 
 router = APIRouter(prefix="/v1/directory", tags=["directory"])
 
 
-@router.get("/{tenant}/{instance}", summary="Look an address up")
+@router.get("/{tenant}/{instance}", summary="Look an address up", responses=answers.tells(answers.Listing, etag=True))
 async def look_up(call: calls.Signed, tenant: calls.Label, instance: calls.Label) -> Response:
     """Return the certificates in use; whoever reads them checks everything."""
     listing = await calls.run(certificates.lookup, call.deps, calls.address_in(tenant, instance))
@@ -29,7 +29,11 @@ async def look_up(call: calls.Signed, tenant: calls.Label, instance: calls.Label
     return _cached(call, told)
 
 
-@router.get("/{tenant}/{instance}/history", summary="All certificates of an address")
+@router.get(
+    "/{tenant}/{instance}/history",
+    summary="All certificates of an address",
+    responses=answers.tells(answers.History, etag=True),
+)
 async def history(call: calls.Signed, tenant: calls.Label, instance: calls.Label) -> Response:
     """Return every certificate that was ever active at an address, newest first."""
     records = await calls.run(certificates.history, call.deps, calls.address_in(tenant, instance))

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pki.core.tenants import parse_address
-from pki.server.api import bodies, calls
+from pki.server.api import answers, bodies, calls
 from pki.server.services import access
 
 router = APIRouter(prefix="/v1/enrolments", tags=["enrolment"])
@@ -26,7 +26,13 @@ class Enrolment(bodies.Message):
     identity_request: bodies.Base64
 
 
-@router.post("", status_code=201, summary="Enrol an instance", openapi_extra=bodies.takes(Enrolment))
+@router.post(
+    "",
+    status_code=201,
+    summary="Enrol an instance",
+    responses=answers.tells(answers.Enrolled, 201),
+    openapi_extra=bodies.takes(Enrolment),
+)
 async def enrol(request: Request) -> Response:
     """Use an invitation, once; the request is signed with the access key that it brings."""
     deps = calls.deps_of(request)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from pki.server.api import calls
+from pki.server.api import answers, calls
 from pki.server.ports import SequencedEvent
 from pki.server.services import notices
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
 
-@router.get("", summary="What happened")
+@router.get("", summary="What happened", responses=answers.tells(answers.Events))
 async def page(
     call: calls.Signed, after: calls.Position = 0, limit: calls.Limit = 100, wait: calls.Wait = 0
 ) -> Response:

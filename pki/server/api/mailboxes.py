@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from pki.core.errors import KeymailboxError
-from pki.server.api import bodies, calls, problems
+from pki.server.api import answers, bodies, calls, problems
 from pki.server.api.deposits import deposit_object
 from pki.server.ports import DepositRecord
 from pki.server.services import mailbox
@@ -23,7 +23,7 @@ class Collection(bodies.Message):
     ids: Annotated[list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(min_length=1, max_length=100)]
 
 
-@router.get("/{tenant}/{instance}", summary="Poll a mailbox")
+@router.get("/{tenant}/{instance}", summary="Poll a mailbox", responses=answers.tells(answers.Mailbox))
 async def poll(
     call: calls.Signed,
     tenant: calls.Label,
@@ -43,7 +43,12 @@ async def poll(
     return calls.answer({"items": [deposit_object(record) for record in records], "next": last or after})
 
 
-@router.post("/{tenant}/{instance}/collection", summary="Collect deposits", openapi_extra=bodies.takes(Collection))
+@router.post(
+    "/{tenant}/{instance}/collection",
+    summary="Collect deposits",
+    responses=answers.tells(answers.Collection),
+    openapi_extra=bodies.takes(Collection),
+)
 async def collect(call: calls.Signed, tenant: calls.Label, instance: calls.Label) -> Response:
     """Return the bytes of deposits; each id is answered for itself, in the order asked."""
     told = bodies.parse(call.request, call.body, Collection)

@@ -12,19 +12,6 @@ from pki.server.api import routes
 
 _PATH = Path(__file__).parents[3] / "schemas" / "openapi.json"
 _UNSIGNED = frozenset({"/livez", "/readyz", "/version", "/metrics", "/v1/ca", "/v1/crl"})
-_PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code", "hint"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string", "description": "stable: programs decide on it"},
-        "hint": {"type": "string", "description": "what to do next"},
-        "rule": {"type": "string", "description": "the number of the broken rule in docs/rules.md"},
-    },
-}
 _SIGNATURE = {
     "type": "http",
     "scheme": "signature",
@@ -39,7 +26,8 @@ def describe() -> dict[str, Any]:
     """Return the API's description (OpenAPI 3.1)."""
     described = routes.build().openapi()
     components = described.setdefault("components", {})
-    components["schemas"] = {"Problem": _PROBLEM}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        components.get("schemas", {}).pop(unused, None)
     components["securitySchemes"] = {"signature": _SIGNATURE}
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path, operations in described["paths"].items():

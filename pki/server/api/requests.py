@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from pki.core.certificates import RequestState
 from pki.core.ids import RequestId
-from pki.server.api import bodies, calls
+from pki.server.api import answers, bodies, calls
 from pki.server.services import certificates
 
 router = APIRouter(prefix="/v1/certificate-requests", tags=["certificates"])
@@ -26,6 +26,7 @@ class Proof(bodies.Message):
     "",
     status_code=202,
     summary="Request a certificate",
+    responses=answers.tells(answers.Submitted, 202),
     openapi_extra=bodies.takes_binary(bodies.PKCS10, "A certification request in DER"),
 )
 async def submit(call: calls.Signed) -> Response:
@@ -36,7 +37,7 @@ async def submit(call: calls.Signed) -> Response:
     return calls.answer({"id": record.id, "state": record.state.value}, 202, Location=path)
 
 
-@router.get("/{request_id}", summary="Follow a request")
+@router.get("/{request_id}", summary="Follow a request", responses=answers.tells(answers.Request))
 async def follow(call: calls.Signed, request_id: calls.Digest, wait: calls.Wait = 0) -> Response:
     """Return the request's state; with ``wait``, once it is decided."""
 
@@ -53,7 +54,12 @@ async def follow(call: calls.Signed, request_id: calls.Digest, wait: calls.Wait 
     return calls.answer(request_object(status))
 
 
-@router.post("/{request_id}/proof", summary="Prove possession", openapi_extra=bodies.takes(Proof))
+@router.post(
+    "/{request_id}/proof",
+    summary="Prove possession",
+    responses=answers.tells(answers.Request),
+    openapi_extra=bodies.takes(Proof),
+)
 async def prove(call: calls.Signed, request_id: calls.Digest) -> Response:
     """Show the digest of the certificate that came encrypted to its own key; it becomes active."""
     told = bodies.parse(call.request, call.body, Proof)

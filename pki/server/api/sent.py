@@ -7,14 +7,14 @@ from starlette.responses import Response
 
 from pki.core.deposits import DepositState
 from pki.core.errors import UsageError
-from pki.server.api import calls
+from pki.server.api import answers, calls
 from pki.server.api.deposits import deposit_object
 from pki.server.services import mailbox
 
 router = APIRouter(prefix="/v1/sent", tags=["deposits"])
 
 
-@router.get("", summary="What the caller has sent")
+@router.get("", summary="What the caller has sent", responses=answers.tells(answers.Sent))
 async def page(call: calls.Signed, state: str = "", after: calls.Cursor = "", limit: calls.Limit = 100) -> Response:
     """Return the caller's deposits, oldest first, of one state or of all."""
     try:

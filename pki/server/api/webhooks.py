@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
-from pki.server.api import bodies, calls
+from pki.server.api import answers, bodies, calls
 from pki.server.ports import Webhook
 from pki.server.services import notices
 
@@ -22,7 +22,13 @@ class Registration(bodies.Message):
     types: Annotated[list[Annotated[str, Field(pattern="^[a-z.]{1,100}$")]], Field(max_length=50)] | None = None
 
 
-@router.post("", status_code=201, summary="Register a webhook", openapi_extra=bodies.takes(Registration))
+@router.post(
+    "",
+    status_code=201,
+    summary="Register a webhook",
+    responses=answers.tells(answers.NewWebhook, 201),
+    openapi_extra=bodies.takes(Registration),
+)
 async def register(call: calls.Signed) -> Response:
     """Register an address; the answer alone holds the secret that signs the deliveries (Standard Webhooks)."""
     told = bodies.parse(call.request, call.body, Registration)
@@ -31,7 +37,7 @@ async def register(call: calls.Signed) -> Response:
     return calls.answer(webhook_object(webhook) | {"secret": webhook.secret}, 201)
 
 
-@router.get("", summary="The caller's webhooks")
+@router.get("", summary="The caller's webhooks", responses=answers.tells(answers.Webhooks))
 async def listed(call: calls.Signed) -> Response:
     """Return the webhooks, without their secrets."""
     found = await calls.run(notices.webhooks, call.deps, call.caller)

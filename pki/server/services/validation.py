@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pki.core import policy
-from pki.core.certificates import CertificateRecord
+from pki.core.certificates import CertificateRecord, VerifiedCertificate
 from pki.core.deposits import DepositState, UnverifiedDeposit, parse_deposit
 from pki.core.errors import ConflictError, KeymailboxError, RevokedError, WrongPartyError
 from pki.core.events import Event, EventType
 from pki.core.ids import DepositId, Fingerprint
+from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind
 from pki.server.ports import CaChain, DepositRecord, NewDeposit
 from pki.server.services import signers
@@ -57,10 +58,11 @@ def validate(deps: Deps, ids: Sequence[DepositId]) -> Mapping[DepositId, Validat
         skis = {ski for record in pending for ski in (record.sender_ski, record.recipient_ski)}
         certificates = {ski: certificate_store.by_ski(unit, ski) for ski in sorted(skis)}
     results: dict[DepositId, Validated | Exception] = {record.id: _as_stored(record) for record in records}
+    keys = _Keys(certificates, chain, now)
     verdicts: dict[DepositId, _Sound | KeymailboxError] = {}
     for record in pending:
         try:
-            verdicts[record.id] = _judge(record, certificates, chain, deps, now)
+            verdicts[record.id] = _judge(record, keys, deps, now)
         except KeymailboxError as error:
             verdicts[record.id] = error
         except Exception as error:
@@ -105,38 +107,55 @@ def ring(unit: Unit, record: DepositRecord) -> None:
     unit.after_commit(f"mailbox:{record.recipient}")
 
 
-def _judge(
-    record: DepositRecord,
-    certificates: Mapping[str, Sequence[CertificateRecord]],
-    chain: CaChain,
-    deps: Deps,
-    now: datetime,
-) -> _Sound:
+class _Keys:
+    """The keys of one batch, each proved once: most batches have few senders and fewer recipients."""
+
+    def __init__(self, stored: Mapping[str, Sequence[CertificateRecord]], chain: CaChain, now: datetime) -> None:
+        self._stored = stored
+        self._chain = chain
+        self._now = now
+        self._known: dict[tuple[str, Address, CertificateKind], _Proved | KeymailboxError] = {}
+
+    def of(self, ski: str, address: Address, kind: CertificateKind, rule: str) -> _Proved:
+        """Return the certificate that proves a key for an address, or raise what is wrong with it."""
+        place = (ski, address, kind)
+        if place not in self._known:
+            self._known[place] = self._prove(ski, address, kind, rule)
+        found = self._known[place]
+        if isinstance(found, KeymailboxError):
+            raise found
+        return found
+
+    def _prove(self, ski: str, address: Address, kind: CertificateKind, rule: str) -> _Proved | KeymailboxError:
+        records = self._stored[ski]
+        own = [record for record in records if record.address == address and record.kind is kind]
+        if not own and (records or kind is CertificateKind.ENCRYPTION):
+            # A key that nobody knows is not the recipient's either, and the sender need not learn which it is.
+            return WrongPartyError("The key belongs to somebody else", on=str(address), rule=rule)
+        try:
+            return signers.verified(own, kind, self._chain, self._now, rule=rule)
+        except KeymailboxError as error:
+            return error
+
+
+_Proved = tuple[CertificateRecord, VerifiedCertificate]
+
+
+def _judge(record: DepositRecord, keys: _Keys, deps: Deps, now: datetime) -> _Sound:
     deposit = parse_deposit(record.body or b"", max_size=deps.settings.max_deposit_bytes)
     _check_row(record, deposit)
-    sender, sender_proof = signers.verified(
-        certificates[record.sender_ski], CertificateKind.IDENTITY, chain, now, rule="DEP-005"
-    )
-    keys = certificates[record.recipient_ski]
-    if not any(key.address == record.recipient and key.kind is CertificateKind.ENCRYPTION for key in keys):
-        # Not a key of this recipient: the same rule, and the same answer, as for one that nobody knows.
-        keys = []
-    recipient, skis = None, set()
-    if keys:
-        recipient, recipient_proof = signers.verified(keys, CertificateKind.ENCRYPTION, chain, now, rule="DEP-007")
-        skis = {recipient_proof.parsed.ski}
+    sender, sender_proof = keys.of(record.sender_ski, record.sender, CertificateKind.IDENTITY, "DEP-005")
+    recipient, recipient_proof = keys.of(record.recipient_ski, record.recipient, CertificateKind.ENCRYPTION, "DEP-007")
     policy.verify_deposit(
         deposit,
         sender=sender_proof,
         crl=None,  # the certificate's own row says whether it is revoked, sooner than a list
-        recipient_skis=skis,
+        recipient_skis={recipient_proof.parsed.ski},
         now=now,
         max_lifetime=deps.settings.deposit_max_lifetime,
         # A deposit does not grow old while it waits for us.
         max_age=policy.MAX_AGE_AT_DEPOSIT + (now - record.received_at),
     )
-    if recipient is None:
-        raise WrongPartyError("The deposit is not wrapped for a key of its recipient", rule="DEP-007")
     return _Sound(recipient.fingerprint, sender.fingerprint)
 
 

@@ -28,7 +28,7 @@ _SUFFIX = ".sealed"
 
 
 class FileHolder:
-    """A KeyHolder in a folder: ``identity``, ``access``, ``encryption/<ski>.<algorithm>``, ``shared/<hash of the name>``.
+    """A KeyHolder in a folder: ``identity``, ``access``, ``encryption/<ski>.<algorithm>``, ``shared/<hash of name>``.
 
     A shared key's name stands readable, and authenticated, in the header of its file.
     """

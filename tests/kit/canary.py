@@ -1,0 +1,153 @@
+"""Searches all that an operator has for secrets that must not be there, in whatever form they would have leaked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import kombu
+import psycopg
+import redis
+from psycopg import sql
+
+from pki.core.sealing import unseal
+from pki.tenant.agent import Agent
+
+_PIECE = 32
+"""Longer secrets are searched for piece by piece: a part of a key is a leak too."""
+
+
+def forms(secret: bytes) -> Mapping[str, bytes]:
+    """Return how ``secret`` looks in a file: raw, hex, and base64 of either alphabet at each of its three offsets."""
+    found = {"raw": secret, "hex": binascii.hexlify(secret), "HEX": binascii.hexlify(secret).upper()}
+    for offset in range(3):
+        # Only the characters that the secret alone decides, whatever stands before and after it.
+        first, last = -(-offset * 8 // 6), (offset + len(secret)) * 8 // 6
+        padded = bytes(offset) + secret
+        found[f"base64+{offset}"] = base64.b64encode(padded)[first:last]
+        found[f"base64url+{offset}"] = base64.urlsafe_b64encode(padded)[first:last]
+    return found
+
+
+def search(places: Mapping[str, bytes], secrets: Mapping[str, bytes]) -> list[str]:
+    """Return each finding as ``secret in place as form``."""
+    return [
+        f"{name} in {place} as {form}"
+        for name, secret in secrets.items()
+        for start in range(0, len(secret), _PIECE)
+        for form, pattern in forms(secret[start : start + _PIECE]).items()
+        for place, content in places.items()
+        if len(pattern) >= 16 and pattern in content
+    ]
+
+
+def unsealed(folder: Path, passphrase: bytes) -> dict[str, bytes]:
+    """Return everything in a folder's sealed files, by file name."""
+    return {
+        path.name: unseal(path.read_bytes(), passphrase, purpose=json.loads(path.read_bytes())["purpose"])
+        for path in sorted(folder.rglob("*.sealed"))
+    }
+
+
+def secrets_of(agent: Agent) -> dict[str, bytes]:
+    """Return every private key and every shared key that an instance has, and its passphrase."""
+    passphrase = agent.context.key_file.read_bytes().strip()
+    found = {f"{agent.address} {name}": secret for name, secret in unsealed(agent.context.keys, passphrase).items()}
+    shared = {f"{agent.address} key {name}": agent.load_key(name).key for name in agent.keys()}
+    return {**found, **shared, f"{agent.address} passphrase": passphrase}
+
+
+def database(libpq_url: str) -> bytes:
+    """Return every row of every table, as text (where bytes are hex) and in binary (where they are raw)."""
+    parts: list[bytes] = []
+    with psycopg.connect(libpq_url) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        for (table,) in tables:
+            for form in ("text", "binary"):
+                copy = sql.SQL("COPY {} TO STDOUT (FORMAT {})").format(sql.Identifier(table), sql.SQL(form))
+                with connection.cursor().copy(copy) as rows:
+                    parts += [bytes(block) for block in rows]
+    return b"\n".join(parts)
+
+
+class Tap(Protocol):
+    """Hears all that goes through a broker."""
+
+    def heard(self) -> bytes:
+        """Return all that was heard until now."""
+
+
+@contextlib.contextmanager
+def tap(broker_url: str, prefix: str) -> Iterator[Tap]:
+    """Listen to everything that an installation sends through its broker, from now on."""
+    listener = _redis_tap(broker_url) if broker_url.startswith("redis") else _rabbitmq_tap(broker_url, prefix)
+    with listener as tapped:
+        yield tapped
+
+
+class _RabbitMq:
+    def __init__(self, queue: kombu.Queue) -> None:
+        self._queue = queue
+        self._messages: list[bytes] = []
+
+    def heard(self) -> bytes:
+        while (message := self._queue.get(no_ack=True)) is not None:
+            body = message.body if isinstance(message.body, bytes) else message.body.encode()
+            self._messages += [body, repr(message.headers).encode(), repr(message.properties).encode()]
+        return b"\n".join(self._messages)
+
+
+@contextlib.contextmanager
+def _rabbitmq_tap(url: str, prefix: str) -> Iterator[Tap]:
+    from workers.app import QUEUES
+
+    wake = kombu.Exchange(f"{prefix}.wake", type="direct", durable=True)
+    events = kombu.Exchange(f"{prefix}.events", type="topic", durable=True)
+    bindings = [kombu.binding(wake, routing_key=f"{prefix}.{queue}") for queue in QUEUES]
+    with kombu.Connection(url) as connection, connection.channel() as channel:
+        queue = kombu.Queue(f"{prefix}.tap", bindings=[*bindings, kombu.binding(events, routing_key="#")])
+        bound = queue.bind(channel)
+        bound.declare()
+        try:
+            yield _RabbitMq(bound)
+        finally:
+            bound.delete()
+
+
+class _Redis:
+    def __init__(self) -> None:
+        self.commands: list[bytes] = []
+
+    def heard(self) -> bytes:
+        return b"\n".join(self.commands)
+
+
+@contextlib.contextmanager
+def _redis_tap(url: str) -> Iterator[Tap]:
+    tapped = _Redis()
+    client = redis.Redis.from_url(url)
+    stopping = threading.Event()
+
+    def listen(monitor: redis.client.Monitor) -> None:
+        with contextlib.suppress(redis.RedisError, OSError, ValueError):
+            for command in monitor.listen():
+                if stopping.is_set():
+                    return
+                tapped.commands.append(str(command["command"]).encode("latin-1", "backslashreplace"))
+
+    with client.monitor() as monitor:
+        thread = threading.Thread(target=listen, args=(monitor,), name="tap", daemon=True)
+        thread.start()
+        try:
+            yield tapped
+        finally:
+            stopping.set()
+            client.ping()
+            thread.join(10)
+    client.close()
