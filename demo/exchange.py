@@ -61,6 +61,8 @@ def main() -> int:
 
 
 def _play(stage: Stage, covercrypt: Path | None) -> None:
+    if covercrypt is not None and not covercrypt.exists():
+        raise DemoError("There is no such Python", on=str(covercrypt), hint="make demo-covercrypt")
     work = stage.folder / "work"
     work.mkdir()
     stage.console.print("[bold]keymailbox[/bold]: acme hands globex a key, and the operator in between cannot read it.")
@@ -148,8 +150,6 @@ def _opened(key: bytes, sealed: bytes) -> bytes:
 def _covercrypt(stage: Stage, work: Path, python: Path) -> bytes:
     """Make a user decryption key for finance, hand it over, try it on two departments' documents."""
     name = "finance-confidential"
-    if not python.exists():
-        raise DemoError("There is no such Python", on=str(python), hint="make demo-covercrypt")
     keys, user_key = work / "covercrypt", work / "acme.user-key"
     own, others = work / "finance.encrypted", work / "personnel.encrypted"
 

@@ -163,9 +163,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     _demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
     for extension in tbs.extensions:
         if extension.oid == ExtensionOID.AUTHORITY_KEY_IDENTIFIER:
-            _demand(
-                extension.value[:4] == _AKI, "CRT-005", "The authority key identifier is not a key identifier alone"
-            )
+            _demand(extension.value[:4] == _AKI, "CRT-005", "The issuer is not named by a key identifier alone")
     try:
         found = x509.load_der_x509_certificate(der)
         extensions = {extension.oid: extension for extension in found.extensions}

@@ -175,6 +175,9 @@ def test_a_wrap_for_an_unknown_key_is_rejected(office: Office) -> None:
 def test_a_key_of_two_addresses_is_judged_for_the_right_one(office: Office) -> None:
     """What became of the same key elsewhere neither helps nor harms its recipient."""
     twin = Party(authority(), INITECH.address, ACME.seed)
+    twin.__dict__["encryption_der"] = authority().issue(
+        INITECH.address, ACME.kem_spki, CertificateKind.ENCRYPTION, serial=777
+    )
     found = office.certify(twin, CertificateKind.ENCRYPTION, state=CertificateState.RETIRED)
     office.move(ACME, CertificateKind.ENCRYPTION, CertificateState.REVOKED)
     assert judged(office, compose(GLOBEX, ACME)) == ("rejected", "certificate-revoked")

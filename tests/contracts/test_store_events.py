@@ -189,6 +189,16 @@ def test_a_tick_is_taken_once(store: Store) -> None:
         assert events.claim_tick(unit, "renew", "2030-05-17T12:30")
 
 
+def test_old_ticks_are_forgotten(store: Store) -> None:
+    """A tick whose period began before the moment is gone, one that began at it stays."""
+    with store.unit() as unit:
+        for minute in (0, 1, 2):
+            assert events.claim_tick(unit, "expire", at(60 * minute).isoformat())
+        assert events.purge_ticks(unit, at(120)) == 2
+        assert not events.claim_tick(unit, "expire", at(120).isoformat())
+        assert events.claim_tick(unit, "expire", at(0).isoformat())
+
+
 def test_a_lease_has_one_holder(store: Store) -> None:
     """The holder renews it, another gets it when it is over or given back."""
     ttl = timedelta(seconds=30)

@@ -11,7 +11,7 @@ import psycopg
 import redis
 
 from pki.core.ids import DepositId
-from tests.journeys.conftest import Pair
+from tests.kit.members import Pair
 from tests.kit.processes import ROLES, Installation, answers, taken_away, wait_until
 from workers.app import QUEUES
 
@@ -144,7 +144,7 @@ def _open(pair: Pair) -> list[tuple[object, ...]]:
 
 def _end_leases(installation: Installation) -> None:
     """Let the five minutes pass for which a claim lasts."""
-    installation.sql("UPDATE jobs SET lease_until = now(), wake_at = now() WHERE lease_until IS NOT NULL RETURNING id")
+    installation.sql("UPDATE jobs SET lease_until = now(), wake_at = now() WHERE lease_until IS NOT NULL")
 
 
 def _empty(installation: Installation) -> None:

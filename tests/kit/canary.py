@@ -6,10 +6,11 @@ import base64
 import binascii
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import kombu
 import psycopg
@@ -18,6 +19,7 @@ from psycopg import sql
 
 from pki.core.sealing import unseal
 from pki.tenant.agent import Agent
+from workers.app import QUEUES
 
 _PIECE = 32
 """Longer secrets are searched for piece by piece: a part of a key is a leak too."""
@@ -59,7 +61,7 @@ def secrets_of(agent: Agent) -> dict[str, bytes]:
     """Return every private key and every shared key that an instance has, and its passphrase."""
     passphrase = agent.context.key_file.read_bytes().strip()
     found = {f"{agent.address} {name}": secret for name, secret in unsealed(agent.context.keys, passphrase).items()}
-    shared = {f"{agent.address} key {name}": agent.load_key(name).key for name in agent.keys()}
+    shared = {f"{agent.address} key {name}": agent.load_key(name).key for name in agent.shared_keys()}
     return {**found, **shared, f"{agent.address} passphrase": passphrase}
 
 
@@ -74,6 +76,9 @@ def database(libpq_url: str) -> bytes:
                 with connection.cursor().copy(copy) as rows:
                     parts += [bytes(block) for block in rows]
     return b"\n".join(parts)
+
+
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]{24,}")
 
 
 class Tap(Protocol):
@@ -98,15 +103,12 @@ class _RabbitMq:
 
     def heard(self) -> bytes:
         while (message := self._queue.get(no_ack=True)) is not None:
-            body = message.body if isinstance(message.body, bytes) else message.body.encode()
-            self._messages += [body, repr(message.headers).encode(), repr(message.properties).encode()]
+            self._messages += [_bytes(message.body), repr(message.headers).encode(), repr(message.properties).encode()]
         return b"\n".join(self._messages)
 
 
 @contextlib.contextmanager
 def _rabbitmq_tap(url: str, prefix: str) -> Iterator[Tap]:
-    from workers.app import QUEUES
-
     wake = kombu.Exchange(f"{prefix}.wake", type="direct", durable=True)
     events = kombu.Exchange(f"{prefix}.events", type="topic", durable=True)
     bindings = [kombu.binding(wake, routing_key=f"{prefix}.{queue}") for queue in QUEUES]
@@ -125,7 +127,10 @@ class _Redis:
         self.commands: list[bytes] = []
 
     def heard(self) -> bytes:
-        return b"\n".join(self.commands)
+        commands = list(self.commands)
+        # A message's body is in base64 there, and would hide what is in it.
+        inside = [base64.b64decode(found + b"==") for command in commands for found in _BASE64.findall(command)]
+        return b"\n".join(commands + inside)
 
 
 @contextlib.contextmanager
@@ -134,14 +139,15 @@ def _redis_tap(url: str) -> Iterator[Tap]:
     client = redis.Redis.from_url(url)
     stopping = threading.Event()
 
-    def listen(monitor: redis.client.Monitor) -> None:
-        with contextlib.suppress(redis.RedisError, OSError, ValueError):
-            for command in monitor.listen():
-                if stopping.is_set():
-                    return
-                tapped.commands.append(str(command["command"]).encode("latin-1", "backslashreplace"))
+    def listen(monitor: Any) -> None:
+        for command in monitor.listen():
+            if stopping.is_set():
+                return
+            tapped.commands.append(_bytes(command["command"]))
 
-    with client.monitor() as monitor:
+    # Its annotations are missing.
+    watch: Any = client.monitor
+    with watch() as monitor:
         thread = threading.Thread(target=listen, args=(monitor,), name="tap", daemon=True)
         thread.start()
         try:
@@ -151,3 +157,7 @@ def _redis_tap(url: str) -> Iterator[Tap]:
             client.ping()
             thread.join(10)
     client.close()
+
+
+def _bytes(text: object) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode()

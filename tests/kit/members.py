@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, Self
@@ -17,6 +18,8 @@ from pki.core import httpsig
 from pki.core.tenants import parse_address
 from pki.tenant.agent import Agent
 from pki.tenant.enrolment import Invitation
+from tests.kit.canary import Tap
+from tests.kit.processes import Installation
 
 
 class Inviting(Protocol):
@@ -71,6 +74,17 @@ def at_home(home: Path) -> Iterator[None]:
             del os.environ["KMB_HOME"]
         else:
             os.environ["KMB_HOME"] = before
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two instances of two tenants at one installation, and an ear on its broker."""
+
+    installation: Installation
+    tap: Tap
+    members: Members
+    acme: Agent
+    globex: Agent
 
 
 def signed_call(agent: Agent, method: str, path: str, body: bytes = b"") -> httpx2.Response:

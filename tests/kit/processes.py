@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -21,6 +20,10 @@ import kombu
 import psycopg
 import redis
 
+from pki.core.tenants import parse_tenant
+from pki.server import bootstrap
+from pki.server.services import access
+from pki.server.settings import load_settings
 from tests.kit.daemons import LOOPBACK, free_port
 from tests.kit.proxy import TcpProxy
 from workers.app import QUEUES
@@ -158,9 +161,14 @@ class Installation:
         return done.stdout.decode()
 
     def invite(self, tenant: str) -> dict[str, str]:
-        """Return an invitation for an instance of a tenant."""
-        invitation: dict[str, str] = json.loads(self.command("tenant", "invite", tenant, "--json"))
-        return invitation
+        """Return an invitation for an instance of a tenant, as ``kmb-server tenant invite --json`` prints it."""
+        settings = load_settings(home=self.home, database_url=self.database_url)
+        deps = bootstrap.build(settings)
+        try:
+            invitation, secret = access.invite(deps, parse_tenant(tenant))
+        finally:
+            deps.store.close()
+        return {"tenant": tenant, "reference": invitation.reference, "secret": secret}
 
     def environment(self, *, private: bool = False) -> dict[str, str]:
         """Return the environment of a process; only with ``private`` does it lead to the CA's passphrase."""
@@ -181,7 +189,8 @@ class Installation:
     def sql(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement on the database itself, past the proxy, and return its rows."""
         with psycopg.connect(self.libpq_url, autocommit=True) as connection:
-            return connection.execute(statement, values).fetchall()
+            cursor = connection.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
 
     @property
     def libpq_url(self) -> str:
@@ -199,7 +208,7 @@ class Installation:
             wait_until(lambda: b" ready." in one.log.read_bytes(), on=one)
 
 
-def wait_until(condition: Callable[[], T], seconds: float = START_SECONDS, *, on: Running | None = None) -> T:
+def wait_until(condition: Callable[[], T | None], seconds: float = START_SECONDS, *, on: Running | None = None) -> T:
     """Return what ``condition`` says once it is true; fail after ``seconds``, or when the process ``on`` has ended."""
     deadline = time.monotonic() + seconds
     while True:

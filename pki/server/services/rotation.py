@@ -18,6 +18,8 @@ from pki.server.store import events as event_store
 
 IDEMPOTENCY_KEPT = timedelta(days=7)
 """For how long a deposit's Idempotency-Key is remembered; the deposit's own id is for ever."""
+TICKS_KEPT = timedelta(days=7)
+"""Longer than the longest period, so that no beat takes one twice."""
 
 _BATCH = 200
 
@@ -36,11 +38,12 @@ def expire(deps: Deps) -> Expired:
 
 
 def purge(deps: Deps) -> int:
-    """Forget nonces that are too old to be replayed, and old idempotency keys; return how many."""
+    """Forget nonces that are too old to be replayed, old idempotency keys and ticks; return how many."""
     now = deps.clock.now()
     with deps.store.unit() as unit:
         nonces = access_store.purge_nonces(unit, now)
-        return nonces + deposit_store.purge_idempotency(unit, now - IDEMPOTENCY_KEPT)
+        keys = deposit_store.purge_idempotency(unit, now - IDEMPOTENCY_KEPT)
+        return nonces + keys + event_store.purge_ticks(unit, now - TICKS_KEPT)
 
 
 def _all(deps: Deps, batch: Callable[[Deps], int]) -> int:

@@ -226,6 +226,13 @@ def claim_tick(unit: Unit, job: str, period: str) -> bool:
     return bool(rows.insert_new(unit, ticks, [{"job": job, "period": period}], ticks.c.job))
 
 
+def purge_ticks(unit: Unit, before: datetime) -> int:
+    """Forget the ticks of periods that began before a moment, and return how many; periods are ISO 8601 in UTC."""
+    return len(
+        unit.connection.execute(delete(ticks).where(ticks.c.period < before.isoformat()).returning(ticks.c.job)).all()
+    )
+
+
 def acquire_lease(unit: Unit, name: str, holder: str, now: datetime, ttl: timedelta) -> bool:
     """Take or keep a lease until ``now + ttl``; False while another holds it."""
     statement = rows.insert(unit, leases).values(name=name, holder=holder, until=now + ttl)

@@ -1,27 +1,15 @@
-"""Journeys run on real processes: PostgreSQL, and RabbitMQ or Redis, each behind a proxy that can be cut."""
+"""Journeys and walls share real processes: PostgreSQL, and RabbitMQ or Redis, each behind a proxy that can be cut."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from pki.tenant.agent import Agent
-from tests.kit.members import Members
+from tests.kit.canary import tap
+from tests.kit.members import Members, Pair
 from tests.kit.processes import Installation
 from tests.kit.services import Services, drop_database, new_database
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two instances of two tenants at one installation."""
-
-    installation: Installation
-    members: Members
-    acme: Agent
-    globex: Agent
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +39,7 @@ def installation(
 
 @pytest.fixture(scope="session")
 def pair(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Two tenants that were enrolled by the running issuer."""
-    room: Path = tmp_path_factory.mktemp("tenants")
-    with Members(installation, room) as members:
-        yield Pair(installation, members, members.enrol("acme/eu-west"), members.enrol("globex/main"))
+    """Two tenants that were enrolled by the running issuer; everything that they do there is overheard."""
+    room = tmp_path_factory.mktemp("tenants")
+    with tap(installation.broker_url, installation.prefix) as heard, Members(installation, room) as members:
+        yield Pair(installation, heard, members, members.enrol("acme/eu-west"), members.enrol("globex/main"))
