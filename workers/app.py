@@ -152,7 +152,8 @@ def _queue(settings: Settings, name: str, kind: str) -> Queue:
             "x-delivery-limit": 20,
             "x-dead-letter-exchange": dead_letter_name(settings),
         }
-    exchange = Exchange(f"{settings.queue_prefix}.wake", type="direct", durable=True)
+    # Not a direct exchange, which Celery passes by: whoever operates this may bind a queue and see the wake-ups.
+    exchange = Exchange(f"{settings.queue_prefix}.wakeups", type="topic", durable=True)
     return Queue(full, exchange, routing_key=full, durable=True, queue_arguments=arguments)
 
 

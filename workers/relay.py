@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import structlog
 from celery import Celery
@@ -33,6 +33,19 @@ _TASKS_AT_ONCE = 8
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 5.0
 _CONFIRM_SECONDS = 5.0
 _DEAD_LETTERS_EVERY = 60.0
+
+
+class Publisher(Protocol):
+    """Hands wake-ups to a broker; used by one thread."""
+
+    def publish(self, queue: str) -> None:
+        """Hand one over; returns when the broker has it. Raises UnavailableError: it may have gone out all the same."""
+
+    def dead_letters(self) -> int:
+        """Return how many wake-ups the broker gave up. Raises UnavailableError."""
+
+    def close(self) -> None:
+        """Give the connection up."""
 
 
 class WakeUps:
@@ -104,7 +117,7 @@ class WakeUps:
 class Relay:
     """Hears the bell's ``queue:*`` topics, looks into the outbox now and then, and publishes wake-ups."""
 
-    def __init__(self, deps: Deps, wake_ups: WakeUps) -> None:
+    def __init__(self, deps: Deps, wake_ups: Publisher) -> None:
         """Subscribe in run()."""
         self._deps = deps
         self._wake_ups = wake_ups

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 import standardwebhooks
 
@@ -20,6 +21,7 @@ from pki.server.store import outbox
 from pki.server.store.engine import Store
 from tests.kit.mail import ACME, GLOBEX, INITECH, Office
 
+SCHEMAS = Path(__file__).parents[2] / "schemas" / "events"
 URL = "https://hooks.acme.example/in?token=t0ken"
 
 
@@ -138,6 +140,9 @@ def test_ten_failures_end_in_a_dead_letter(office: Office) -> None:
     assert len(receiver.posts) == 10
     assert [(one.state, one.attempts) for one in deliveries(office)] == [("dead", 10)]
     assert dead(office) == [hook.id]
+    last = notices.events(office.deps, office.caller(ACME), limit=500)[-1]
+    schema = json.loads((SCHEMAS / f"{last.event.type.value}.schema.json").read_text())
+    jsonschema_rs.validate(schema, notices.cloudevent(office.deps, last), validate_formats=True)
     with office.store.unit() as unit:
         assert outbox.replay(unit, [job.id for job in outbox.dead(unit)], office.clock.now()) == 1
     receiver.answer = 200

@@ -19,7 +19,6 @@ from psycopg import sql
 
 from pki.core.sealing import unseal
 from pki.tenant.agent import Agent
-from workers.app import QUEUES
 
 _PIECE = 32
 """Longer secrets are searched for piece by piece: a part of a key is a leak too."""
@@ -91,12 +90,12 @@ class Tap(Protocol):
 @contextlib.contextmanager
 def tap(broker_url: str, prefix: str) -> Iterator[Tap]:
     """Listen to everything that an installation sends through its broker, from now on."""
-    listener = _redis_tap(broker_url) if broker_url.startswith("redis") else _rabbitmq_tap(broker_url, prefix)
+    listener = _redis_tap(broker_url, prefix) if broker_url.startswith("redis") else _bound(broker_url, prefix)
     with listener as tapped:
         yield tapped
 
 
-class _RabbitMq:
+class _Bound:
     def __init__(self, queue: kombu.Queue) -> None:
         self._queue = queue
         self._messages: list[bytes] = []
@@ -108,16 +107,15 @@ class _RabbitMq:
 
 
 @contextlib.contextmanager
-def _rabbitmq_tap(url: str, prefix: str) -> Iterator[Tap]:
-    wake = kombu.Exchange(f"{prefix}.wake", type="direct", durable=True)
+def _bound(url: str, prefix: str) -> Iterator[Tap]:
+    wake = kombu.Exchange(f"{prefix}.wakeups", type="topic", durable=True)
     events = kombu.Exchange(f"{prefix}.events", type="topic", durable=True)
-    bindings = [kombu.binding(wake, routing_key=f"{prefix}.{queue}") for queue in QUEUES]
     with kombu.Connection(url) as connection, connection.channel() as channel:
-        queue = kombu.Queue(f"{prefix}.tap", bindings=[*bindings, kombu.binding(events, routing_key="#")])
+        queue = kombu.Queue(f"{prefix}.tap", bindings=[kombu.binding(one, routing_key="#") for one in (wake, events)])
         bound = queue.bind(channel)
         bound.declare()
         try:
-            yield _RabbitMq(bound)
+            yield _Bound(bound)
         finally:
             bound.delete()
 
@@ -134,7 +132,7 @@ class _Redis:
 
 
 @contextlib.contextmanager
-def _redis_tap(url: str) -> Iterator[Tap]:
+def _redis_tap(url: str, prefix: str) -> Iterator[Tap]:
     tapped = _Redis()
     client = redis.Redis.from_url(url)
     stopping = threading.Event()
@@ -151,7 +149,9 @@ def _redis_tap(url: str) -> Iterator[Tap]:
         thread = threading.Thread(target=listen, args=(monitor,), name="tap", daemon=True)
         thread.start()
         try:
-            yield tapped
+            # Where nobody is bound, an event is not even sent.
+            with _bound(url, prefix):
+                yield tapped
         finally:
             stopping.set()
             client.ping()

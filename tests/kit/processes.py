@@ -197,9 +197,9 @@ class Installation:
         """The database as psycopg reads it, past the proxy."""
         return self.database_url.replace("postgresql+psycopg://", "postgresql://")
 
-    def log_text(self) -> str:
+    def logged(self) -> bytes:
         """Return all that the processes have logged."""
-        return "".join(log.read_text(errors="replace") for log in sorted(self.logs.iterdir()))
+        return b"".join(log.read_bytes() for log in sorted(self.logs.iterdir()))
 
     def _ready(self, one: Running) -> None:
         if one.name.startswith("api"):
@@ -241,7 +241,7 @@ def forget_broker(url: str, prefix: str) -> None:
         for name in (*QUEUES, "dead"):
             with contextlib.suppress(*connection.channel_errors):
                 kombu.Queue(f"{prefix}.{name}", channel=channel).delete()
-        for name in ("wake", "dead", "events"):
+        for name in ("wakeups", "dead", "events"):
             with contextlib.suppress(*connection.channel_errors):
                 kombu.Exchange(f"{prefix}.{name}", channel=channel).delete()
 

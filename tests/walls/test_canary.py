@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 import time
 from collections.abc import Mapping
@@ -67,15 +66,14 @@ def test_the_search_finds_half_a_key_inside_of_base64() -> None:
     seed = secrets.token_bytes(64)
     for shift in range(3):
         hidden = base64.b64encode(bytes(shift + 6) + seed[32:] + b"rest")
-        assert canary.search({"file": b"x" + hidden}, {"seed": seed}) == [f"seed in file as base64+{shift}"]
+        assert f"seed in file as base64+{shift}" in canary.search({"file": b"x" + hidden}, {"seed": seed})
 
 
 def _told(pair: Pair, deposit: bytes) -> Mapping[str, bytes] | None:
     """Return the places once the event about a deposit has gone through the broker."""
     places = _places(pair)
     assert deposit in places["database"]
-    heard = deposit in places["broker"] or pair.installation.broker_url.startswith("redis")
-    return places if heard and b"keymailbox.drain" in places["broker"] else None
+    return places if deposit in places["broker"] and b"keymailbox.drain" in places["broker"] else None
 
 
 def _places(pair: Pair) -> Mapping[str, bytes]:
@@ -83,7 +81,7 @@ def _places(pair: Pair) -> Mapping[str, bytes]:
     return {
         "database": canary.database(installation.libpq_url),
         "broker": pair.tap.heard(),
-        "logs": installation.log_text().encode(),
+        "logs": installation.logged(),
         "home": b"\n".join(path.read_bytes() for path in _files(installation.home)),
     }
 
@@ -105,12 +103,10 @@ def _plant(installation: Installation, shape: bytes) -> None:
         queue = kombu.Queue(f"{installation.prefix}.planted", exchange, routing_key="planted", durable=True)
         with connection.channel() as channel:
             queue.bind(channel).declare()
-            body = shape if _is_text(shape) else b"raw" + shape
             kombu.Producer(channel, exchange).publish(
-                body, routing_key="planted", content_type="application/data", content_encoding="binary"
+                b"before" + shape + b"after",
+                routing_key="planted",
+                content_type="application/data",
+                content_encoding="binary",
             )
             queue.bind(channel).delete()
-
-
-def _is_text(shape: bytes) -> bool:
-    return shape.isascii() and json.dumps(shape.decode()) != ""

@@ -1,0 +1,152 @@
+"""The relay wakes soon, seldom, and in spite of outages; on both databases."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pki.core.errors import UnavailableError
+from pki.server.bootstrap import SystemClock
+from pki.server.services.deps import Deps
+from pki.server.settings import load_settings
+from pki.server.store import outbox
+from pki.server.store.engine import Store
+from workers.relay import Relay
+
+
+class Broker:
+    """A broker in memory that can be away."""
+
+    def __init__(self) -> None:
+        self.woken: list[str] = []
+        self.tries = 0
+        self.away = False
+        self.closed = False
+
+    def publish(self, queue: str) -> None:
+        """Take a wake-up."""
+        self.tries += 1
+        if self.away:
+            raise UnavailableError("The broker is away")
+        self.woken.append(queue)
+
+    def dead_letters(self) -> int:
+        """Nothing was given up."""
+        return 0
+
+    def close(self) -> None:
+        """Remember that."""
+        self.closed = True
+
+
+@pytest.fixture
+def deps(store: Store, tmp_path: Path) -> Deps:
+    """A store with its clock."""
+    return Deps(store, load_settings(home=tmp_path), SystemClock())
+
+
+def test_a_commit_wakes_at_once(deps: Deps) -> None:
+    """The bell is heard: long before the next look into the outbox."""
+    with _relaying(deps) as broker:
+        began = time.monotonic()
+        _add(deps, "validate")
+        _until(lambda: broker.woken == ["validate"])
+    assert time.monotonic() - began < 1
+    assert broker.closed
+
+
+def test_a_burst_is_one_wake_up_now_and_then(deps: Deps) -> None:
+    """Two hundred commits are a few wake-ups, and the last one comes after the last commit."""
+    with _relaying(deps) as broker:
+        for _ in range(200):
+            _add(deps, "validate")
+        before = len(broker.woken)
+        _add(deps, "validate")
+        _until(lambda: len(broker.woken) > before)
+        time.sleep(0.2)
+    assert 1 <= len(broker.woken) < 150
+
+
+def test_what_nobody_rang_for_is_found(deps: Deps) -> None:
+    """Jobs that were there before, or whose ring was lost, are found by looking; a backlog wakes several tasks."""
+    _add(deps, "validate", count=950)
+    _add(deps, "notify")
+    with _relaying(deps) as broker:
+        _until(lambda: "notify" in broker.woken)
+        _until(lambda: "validate" in broker.woken)
+        time.sleep(0.3)
+    assert broker.woken.count("notify") == 1
+    assert 2 <= broker.woken.count("validate") <= 9
+
+
+def test_nobody_takes_it_and_the_wake_ups_get_rare(deps: Deps) -> None:
+    """An untouched job is woken for again after two, four, eight seconds: not at each look."""
+    with _relaying(deps) as broker:
+        _add(deps, "validate")
+        time.sleep(5)
+    assert 2 <= len(broker.woken) <= 4
+
+
+def test_a_job_is_woken_for_when_it_is_due(deps: Deps) -> None:
+    """A retry is a row that is due later."""
+    with _relaying(deps) as broker:
+        _add(deps, "rotate", after=1.0)
+        _until(lambda: len(broker.woken) == 2)
+
+
+def test_a_broker_that_was_away_hears_it_all(deps: Deps) -> None:
+    """What could not be sent is sent when the broker is back; meanwhile it is left alone for longer and longer."""
+    broker = Broker()
+    broker.away = True
+    with _relaying(deps, broker):
+        _add(deps, "validate")
+        _add(deps, "sequence")
+        time.sleep(1.5)
+        assert 1 <= broker.tries < 12
+        broker.away = False
+        _until(lambda: {"validate", "sequence"} <= set(broker.woken))
+
+
+def test_topics_that_are_no_queues_wake_nobody(deps: Deps) -> None:
+    """The bell rings for others too."""
+    with _relaying(deps) as broker:
+        for topic in ("mailbox:globex/main", "queue:", "queue:unheard-of", "events"):
+            deps.store.bell.ring(topic)
+        time.sleep(0.3)
+    assert broker.woken == []
+
+
+@contextmanager
+def _relaying(deps: Deps, broker: Broker | None = None) -> Iterator[Broker]:
+    broker = broker or Broker()
+    relay = Relay(deps, broker)
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    try:
+        assert deps.store.bell.connected(5)
+        time.sleep(0.1)
+        yield broker
+    finally:
+        relay.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def _add(deps: Deps, queue: str, *, count: int = 1, after: float = 0) -> None:
+    now = deps.clock.now()
+    with deps.store.unit() as unit:
+        subjects = [str(number) for number in range(count)]
+        outbox.add(unit, queue, "thing", subjects, now=now, due_at=now + timedelta(seconds=after))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
