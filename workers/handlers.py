@@ -69,10 +69,13 @@ class Hands:
         return table[queue]
 
     def _run(self, queue: str) -> None:
-        end = time.monotonic() + _DRAIN_SECONDS
-        while time.monotonic() < end:
-            if jobs.run(self._deps, queue, self.handlers(queue), limit=_BATCH) < _BATCH:
-                return
+        began = time.monotonic()
+        total, count = 0, _BATCH
+        while count == _BATCH and time.monotonic() < began + _DRAIN_SECONDS:
+            count = jobs.run(self._deps, queue, self.handlers(queue), limit=_BATCH)
+            total += count
+        if total:
+            _log.info("drained", queue=queue, jobs=total, ms=round((time.monotonic() - began) * 1000))
 
     @cached_property
     def _publisher(self) -> ExchangePublisher:

@@ -49,7 +49,7 @@ def parse_reason(number: int) -> Reason:
     try:
         return Reason(number)
     except ValueError:
-        raise UsageError("The revocation reason is not one of 0, 1, 3, 4, 5", on=str(number)) from None
+        raise UsageError("The revocation reason is not one of 0, 1, 3, 4, 5") from None
 
 
 def build_crl(

@@ -51,7 +51,8 @@ _S = DepositState
 DEPOSIT_MOVES: Mapping[DepositState, frozenset[DepositState]] = {
     _S.RECEIVED: frozenset({_S.AVAILABLE, _S.REJECTED, _S.EXPIRED, _S.WITHDRAWN}),
     _S.AVAILABLE: frozenset({_S.COLLECTED, _S.QUARANTINED, _S.EXPIRED, _S.WITHDRAWN}),
-    _S.COLLECTED: frozenset({_S.ACKNOWLEDGED, _S.REFUSED, _S.EXPIRED}),
+    # Never expired: the recipient may hold the key, and its receipt is evidence whenever it comes.
+    _S.COLLECTED: frozenset({_S.ACKNOWLEDGED, _S.REFUSED}),
     _S.QUARANTINED: frozenset({_S.SUPERSEDED, _S.EXPIRED, _S.WITHDRAWN}),
     _S.ACKNOWLEDGED: frozenset(),
     _S.REFUSED: frozenset(),
@@ -99,7 +100,8 @@ def decode_context(der: bytes) -> Context:
     if raw.version != 1:
         raise ProfileError("The deposit's context is not of version 1", rule="DEP-002")
     if not 1 <= raw.key_version < _MAX_VERSION:
-        raise ProfileError("A key version is from 1 to 2147483647", on=str(raw.key_version)[:20], rule="DEP-002")
+        # The number itself is not told: a sender may have made it megabytes long.
+        raise ProfileError("A key version is from 1 to 2147483647", rule="DEP-002")
     if len(raw.purpose) > _MAX_PURPOSE or not raw.purpose.isprintable():
         raise ProfileError("A purpose has at most 128 printable characters", rule="DEP-002")
     try:

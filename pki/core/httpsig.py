@@ -25,6 +25,8 @@ from pki.core.errors import AccessError, UsageError
 LABEL = "kmb"
 COMPONENTS = ("@method", "@authority", "@path", "@query", "content-digest")
 """What is signed, in this order; the digest covers an empty body too."""
+COMMANDS = ("idempotency-key", "supersedes")
+"""Header fields that change what a request does: signed after the others whenever they are there."""
 MAX_AGE = timedelta(seconds=300)
 SKEW = timedelta(seconds=30)
 
@@ -73,7 +75,7 @@ def sign_request(
             created=created,
             nonce=nonce,
             label=LABEL,
-            covered_component_ids=COMPONENTS,
+            covered_component_ids=_covered(message.headers),
             body=body,
         )
         signer.apply(message, prepared, sign(prepared.signature_base))
@@ -114,7 +116,7 @@ def verify_request(
         raise AccessError(
             "The request's signature does not verify", hint=f"cover {' '.join(COMPONENTS)} with the enrolled key"
         ) from None
-    result = _only(results)
+    result = _only(results, _covered(headers))
     try:
         verifier.verify_body(message, [result], body)
     except (InvalidSignature, HTTPMessageSignaturesException):
@@ -171,18 +173,23 @@ class _Verifier(HTTPMessageVerifier):
             )
 
 
-def _only(results: list[VerifyResult]) -> VerifyResult:
-    covered = tuple(f'"{name}"' for name in COMPONENTS)
+def _only(results: list[VerifyResult], names: tuple[str, ...]) -> VerifyResult:
+    covered = tuple(f'"{name}"' for name in names)
     if len(results) != 1 or results[0].label != LABEL:
         raise AccessError("There is not exactly one signature", hint=f"label the signature {LABEL}")
     (result,) = results
     if tuple(result.covered_components)[:-1] != covered:
-        raise AccessError("The signature does not cover what it must", hint=f"cover {' '.join(COMPONENTS)}")
+        raise AccessError("The signature does not cover what it must", hint=f"cover {' '.join(names)}")
     if set(result.parameters) != _PARAMETERS or not _NONCE.fullmatch(str(result.parameters["nonce"])):
         raise AccessError(
             "The signature's parameters are not ours", hint="send created, keyid, alg and a 32-digit nonce"
         )
     return result
+
+
+def _covered(headers: Mapping[str, str]) -> tuple[str, ...]:
+    present = {name.lower() for name in headers}
+    return COMPONENTS + tuple(name for name in COMMANDS if name in present)
 
 
 def _without(headers: Mapping[str, str], *names: str) -> dict[str, str]:

@@ -226,7 +226,7 @@ def common_name_of(name_der: bytes) -> str:
     """Return the one common name of a Name in DER, or an empty text."""
     try:
         names = x509.Name.from_bytes(name_der).get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise MalformedError("The name cannot be read", on=type(error).__name__) from None
     return str(names[0].value) if len(names) == 1 else ""
 

@@ -93,6 +93,9 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
+    for chatty in ("httpx2", "httpcore", "httpcore2"):
+        # They log whole URLs, and a webhook's path may be a token.
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

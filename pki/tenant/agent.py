@@ -277,7 +277,7 @@ class Agent:
         lifetime: timedelta = LIFETIME,
         wait: float = WAIT,
     ) -> Campaign:
-        """Make the next version of a key of ours and send it to all its holders but ``except_``.
+        """Make the next version of a key of ours, and send it to all its holders but ``except_``, who are none then.
 
         ``except_`` names tenants or addresses. A key of another media type than raw bytes needs its next ``key``.
         """
@@ -292,10 +292,12 @@ class Agent:
                 on=old.media_type,
                 hint=f"kmb key rotate {name} --in FILE",
             )
-        holders = self._deposits.holders(KeyName(self.address, identifier, newest), except_)
+        holders, removed = self._deposits.holders(KeyName(self.address, identifier, newest), except_)
         fresh = key or secrets.token_bytes(len(old.key))
         full = self.create_key(name, fresh, media_type=old.media_type, version=newest + 1)
-        return self.send_key(full, holders, purpose=purpose, lifetime=lifetime, wait=wait)
+        return self._deposits.send(
+            full, holders, purpose=purpose, lifetime=lifetime, now=self._clock(), wait=wait, removed=removed
+        )
 
     def sent(self, name: str | None = None) -> list[Sent]:
         """Return our deposits, oldest first."""
@@ -323,7 +325,7 @@ class Agent:
 
     def receive(self, *, wait: float = 0) -> Received:
         """Take everything new out of the mailbox; ``wait``: seconds to wait when there is nothing."""
-        return self._mailbox.receive(self._clock(), wait=wait)
+        return self._mailbox.receive(self._clock, wait=wait)
 
     def receipts(self) -> Answers:
         """Fetch and verify the answers to what we sent."""
@@ -332,6 +334,10 @@ class Agent:
     def alarms(self) -> list[Alarm]:
         """Return what a person has to look at."""
         return self.journal.alarms.all()
+
+    def note_alarms(self) -> None:
+        """A person took note of all alarms."""
+        self.journal.alarms.note(self._clock())
 
     # All of it, again and again
 
@@ -345,12 +351,13 @@ class Agent:
         wait = 0.0
         while True:
             began = self._clock()
-            yield self._round(wait)
+            done = self._round(wait)
+            yield done
             if once or stop():
                 return
             spent = (self._clock() - began).total_seconds()
-            # A round that failed did not wait at the server.
-            if spent < min(wait, 1.0):
+            # A round that failed, or left something undecided, did not wait at the server.
+            if not done.received.taken and spent < min(wait, 1.0):
                 self._sleep(min(interval, 5.0))
             wait = interval
 

@@ -21,7 +21,6 @@ from pki.core.errors import (
     MalformedError,
     TooLargeError,
     UnavailableError,
-    VerificationError,
 )
 from pki.core.ids import DepositId, Fingerprint, RequestId
 from pki.core.tenants import Address
@@ -298,17 +297,24 @@ def _from_problem(problem: Json, status: int, on: str) -> KeymailboxError:
     try:
         code = messages.text(problem, "code", default="")
         told = messages.text(problem, "detail", default="") or messages.text(problem, "title", default="")
-        hint = messages.text(problem, "hint", default="")
         rule = messages.text(problem, "rule", default="")
     except MalformedError:
-        code = told = hint = rule = ""
+        code = told = rule = ""
     kind = _family().get(code)
     if kind is None:
         kind = UnavailableError if status in _PASSING else KeymailboxError
         told = told or f"The server answered {status}"
-    # What to do about a failed check is ours to say: a server must not talk anybody into accepting a key.
-    hint = "" if issubclass(kind, VerificationError) else hint[:300]
-    return kind(told[:500], on=on, hint=hint, rule=rule[:20])
+    # What to type next is ours to say: a server must not talk anybody into accepting a key.
+    return kind(told[:500], on=on, hint=_HINTS.get(code, ""), rule=rule[:20])
+
+
+_HINTS = {
+    "invitation-refused": "ask the operator for: kmb-server tenant invite TENANT --json",
+    "address-taken": "choose another instance name: kmb enroll TENANT/OTHER …",
+    "unknown-recipient": "check the address with its owner: kmb whoami shows it there",
+    "too-large": "send something smaller: keys, not documents",
+    "illegal-state": "kmb receipt list shows where everything stands",
+}
 
 
 def _family() -> dict[str, type[KeymailboxError]]:

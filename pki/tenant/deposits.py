@@ -93,9 +93,11 @@ class Deposits:
         lifetime: timedelta,
         now: datetime,
         wait: float = 0,
+        removed: Sequence[Address] = (),
     ) -> Campaign:
         """Send one version of a key to each recipient; what fails for one does not keep it from the others.
 
+        ``removed`` are no holders any more.
         What could not be handed over because the server was away stays in the journal for ``resume``.
         """
         if not timedelta(minutes=1) <= lifetime <= MAX_LIFETIME:
@@ -103,7 +105,7 @@ class Deposits:
         if name not in self._holder.shared_keys():
             raise NotFoundError("There is no such key in this holder", on=str(name), hint="kmb key list")
         plans = [self._planned(name, recipient, purpose, now + lifetime, now) for recipient in recipients]
-        self._journal.sent.plan(plans)
+        self._journal.sent.plan(plans, name=name, removed=removed)
         campaign = Campaign(name)
         for one in plans:
             try:
@@ -125,14 +127,15 @@ class Deposits:
                 campaign.failed.append((one.recipient, error))
         return campaign
 
-    def holders(self, name: KeyName, leave_out: Collection[str]) -> list[Address]:
-        """Return who has a key and keeps it: all its holders except the tenants and addresses in ``leave_out``."""
+    def holders(self, name: KeyName, leave_out: Collection[str]) -> tuple[list[Address], list[Address]]:
+        """Return who has a key and keeps it, and who is left out: the tenants and addresses in ``leave_out``."""
         everybody = self._journal.sent.holders(name.owner, name.key_id)
         known = {str(one) for one in everybody} | {one.tenant for one in everybody}
         for text in leave_out:
             if text not in known:
                 raise UsageError("This key was not sent there", on=text, hint=f"kmb key show {name.key_id}")
-        return [one for one in everybody if str(one) not in leave_out and one.tenant not in leave_out]
+        removed = [one for one in everybody if str(one) in leave_out or one.tenant in leave_out]
+        return [one for one in everybody if one not in removed], removed
 
     def rewrap(self, now: datetime) -> Rewrapped:
         """Wrap quarantined deposits again, for the certificate that came after the revoked one."""

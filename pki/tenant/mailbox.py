@@ -15,6 +15,7 @@ from pki.tenant.directory import Peer
 from pki.tenant.journal import Journal
 from pki.tenant.messages import DepositView
 from pki.tenant.opening import HoldError, Opener, Taken
+from pki.tenant.ports import Clock
 from pki.tenant.records.alarms import Alarm
 from pki.tenant.records.marks import MAILBOX
 from pki.tenant.records.seen import Seen
@@ -66,9 +67,10 @@ class Mailbox:
                 return found
             after = following
 
-    def receive(self, now: datetime, *, wait: float = 0) -> Received:
+    def receive(self, clock: Clock, *, wait: float = 0) -> Received:
         """Take everything new. ``wait``: seconds to wait for something when there is nothing."""
         received = Received()
+        now = clock()
         for seen in self._journal.seen.unanswered():
             self._tell(seen, received, now)
         self._look_for_missing(received, now)
@@ -76,6 +78,8 @@ class Mailbox:
         settled = True
         while True:
             views, _ = self._client.page(self._address, after=after, limit=_PAGE, wait=wait)
+            # The wait may have been long: what came is judged, and signed for, at the time it came.
+            now = clock()
             wait = 0
             if not views:
                 return received

@@ -129,6 +129,9 @@ def test_a_rotation_leaves_out_whom_it_should(desk: Desk, acme: Agent, globex: A
     assert [one.recipient for one in acme.rotate_key("k").delivered] == [globex.address]
     with pytest.raises(UsageError):
         acme.rotate_key("k", except_=["initech"])
+    # The last one removed stays removed, though the version that went to nobody is the newest.
+    assert acme.rotate_key("k", except_=["globex/main"]).delivered == []
+    assert acme.rotate_key("k").delivered == []
 
 
 def test_a_rotation_needs_something_to_rotate(acme: Agent) -> None:

@@ -112,6 +112,8 @@ def test_nothing_is_left_over(pair: Pair) -> None:
     assert len({one.deposit_id for one in taken}) == len(taken)
     assert pair.acme.alarms() == pair.globex.alarms() == []
     wait_until(lambda: pair.acme.receipts() is not None and not _open(pair), _HEALED)
+    _end_leases(pair.installation)
+    wait_until(lambda: not pair.installation.sql(_UNPUBLISHED), _HEALED)
     assert pair.installation.sql("SELECT 1 FROM jobs WHERE dead_at IS NOT NULL") == []
     numbers = [view.sequence for view in pair.globex.mailbox()]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -120,6 +122,10 @@ def test_nothing_is_left_over(pair: Pair) -> None:
 _STUCK = (
     "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     " AND state = 'active' AND pid <> pg_backend_pid()"
+)
+_UNPUBLISHED = (
+    "SELECT 1 FROM events WHERE position IS NULL"
+    " OR position > (SELECT position FROM cursors WHERE name = 'reader:exchange')"
 )
 
 
@@ -143,8 +149,9 @@ def _open(pair: Pair) -> list[tuple[object, ...]]:
 
 
 def _end_leases(installation: Installation) -> None:
-    """Let the five minutes pass for which a claim lasts."""
+    """Let the minutes pass for which a claim of jobs, and a lease of the sequencer, outlive who held it."""
     installation.sql("UPDATE jobs SET lease_until = now(), wake_at = now() WHERE lease_until IS NOT NULL")
+    installation.sql("DELETE FROM leases")
 
 
 def _empty(installation: Installation) -> None:

@@ -23,7 +23,7 @@ import redis
 from pki.core.tenants import parse_tenant
 from pki.server import bootstrap
 from pki.server.services import access
-from pki.server.settings import load_settings
+from pki.server.settings import Settings, load_settings
 from tests.kit.daemons import LOOPBACK, free_port
 from tests.kit.proxy import TcpProxy
 from workers.app import QUEUES
@@ -162,13 +162,7 @@ class Installation:
 
     def invite(self, tenant: str) -> dict[str, str]:
         """Return an invitation for an instance of a tenant, as ``kmb-server tenant invite --json`` prints it."""
-        settings = load_settings(home=self.home, database_url=self.database_url)
-        deps = bootstrap.build(settings)
-        try:
-            invitation, secret = access.invite(deps, parse_tenant(tenant))
-        finally:
-            deps.store.close()
-        return {"tenant": tenant, "reference": invitation.reference, "secret": secret}
+        return invite(load_settings(home=self.home, database_url=self.database_url), tenant)
 
     def environment(self, *, private: bool = False) -> dict[str, str]:
         """Return the environment of a process; only with ``private`` does it lead to the CA's passphrase."""
@@ -220,6 +214,16 @@ def wait_until(condition: Callable[[], T | None], seconds: float = START_SECONDS
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s\n{on.tail() if on else ''}")
         time.sleep(0.05)
+
+
+def invite(settings: Settings, tenant: str) -> dict[str, str]:
+    """Return an invitation as ``kmb-server tenant invite --json`` prints it, without starting a process for it."""
+    deps = bootstrap.build(settings)
+    try:
+        invitation, secret = access.invite(deps, parse_tenant(tenant))
+    finally:
+        deps.store.close()
+    return {"tenant": tenant, "reference": invitation.reference, "secret": secret}
 
 
 def answers(url: str, status: int = 200) -> bool:

@@ -25,7 +25,7 @@ def test_nothing_of_the_tenants_is_with_the_operator(pair: Pair) -> None:
     assert campaign.delivered[0].deposit_id in {one.deposit_id for one in taken}
     # The places hold the journey: what is not secret is found.
     deposit = campaign.delivered[0].deposit_id.encode()
-    places = wait_until(lambda: _told(pair, deposit), 30)
+    places = wait_until(lambda: _told(pair, deposit), 60)
 
     wanted = canary.secrets_of(pair.acme) | canary.secrets_of(pair.globex)
 

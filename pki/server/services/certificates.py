@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from pki.core import revocations, x509
 from pki.core.certificates import (
+    CERTIFICATE_MOVES,
     CertificateRecord,
     CertificateState,
     RequestState,
@@ -193,6 +194,11 @@ def revoke(deps: Deps, caller: Caller, der: bytes, *, wanted: Fingerprint | None
         gone = [replace(record, state=CertificateState.REVOKED, revoked_at=now, revocation_reason=reason)]
         if is_lost(gone[0]):
             gone += [item for item in store.by_ski(unit, record.ski) if _goes_too(item, record)]
+            if record.kind is CertificateKind.IDENTITY:
+                # Whoever has the identity key could have endorsed them.
+                gone += [
+                    item for item in store.history(unit, record.address, CertificateKind.ENCRYPTION) if _open(item)
+                ]
         for item in gone:
             store.set_certificate_state(unit, item.fingerprint, CertificateState.REVOKED, now=now, reason=reason)
         event_store.append(
@@ -201,6 +207,10 @@ def revoke(deps: Deps, caller: Caller, der: bytes, *, wanted: Fingerprint | None
         quarantine(unit, record, now)
         outbox.add(unit, QUEUE, CRL_JOB, [CRL_JOB], now=now)
     return gone[0]
+
+
+def _open(record: CertificateRecord) -> bool:
+    return CertificateState.REVOKED in CERTIFICATE_MOVES[record.state]
 
 
 def latest_crl(deps: Deps) -> CrlRecord | None:

@@ -13,6 +13,7 @@ from pki.core.errors import (
     IdempotencyError,
     IllegalMoveError,
     KeymailboxError,
+    MalformedError,
     NotFoundError,
     ProfileError,
     ReplayedError,
@@ -133,6 +134,9 @@ def _read(caller: Caller, item: Incoming, max_size: int, now: datetime) -> _Arri
         return _Arrival(caller, as_new(parsed, item.body, supersedes, now), item.idempotency_key, _digest(item))
     except KeymailboxError as error:
         return error
+    except (ValueError, TypeError, OverflowError):
+        # One item's bytes must not fail those that came with it.
+        return MalformedError("The deposit cannot be read")
 
 
 def _digest(item: Incoming) -> str:

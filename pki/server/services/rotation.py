@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pki.core.certificates import CertificateState
 from pki.core.deposits import DepositState
-from pki.core.events import EventType
+from pki.core.events import Event, EventType
+from pki.server.ports import DepositRecord
 from pki.server.services import events
 from pki.server.services.deps import Deps
+from pki.server.services.validation import to_sender
 from pki.server.store import access as access_store
 from pki.server.store import certificates as certificate_store
 from pki.server.store import deposits as deposit_store
@@ -74,8 +76,14 @@ def _expire_deposits(deps: Deps) -> int:
     with deps.store.unit() as unit:
         due = deposit_store.due_expiry(unit, now, _BATCH)
         deposit_store.set_state(unit, [record.id for record in due], DepositState.EXPIRED, now=now)
-        event_store.append(unit, [events.of_deposit(EventType.DEPOSIT_EXPIRED, record, now) for record in due])
+        event_store.append(unit, [_of_expiry(record, now) for record in due])
         for record in due:
             unit.after_commit(f"deposit:{record.id}")
             unit.after_commit(f"mailbox:{record.recipient}")
     return len(due)
+
+
+def _of_expiry(record: DepositRecord, now: datetime) -> Event:
+    told = events.of_deposit(EventType.DEPOSIT_EXPIRED, record, now)
+    # Without a number it was never validated, so its recipient has not heard of it either.
+    return told if record.sequence is not None else to_sender(told, record)

@@ -172,7 +172,8 @@ def _settle(
 ) -> Mapping[DepositId, Validated]:
     # Certificates are held before deposits, as in a revocation: it either finds these available and quarantines
     # them, or is seen here.
-    fingerprints = {verdict.recipient_certificate for verdict in verdicts.values() if isinstance(verdict, _Sound)}
+    verified = [verdict for verdict in verdicts.values() if isinstance(verdict, _Sound)]
+    fingerprints = {found for sound in verified for found in (sound.recipient_certificate, sound.sender_certificate)}
     held = {found: certificate_store.certificate(unit, found, lock=True) for found in sorted(fingerprints)}
     older = [record.supersedes for record in pending if record.supersedes is not None]
     current = {record.id: record for record in deposit_store.many(unit, [*verdicts, *older], lock=True)}
@@ -190,6 +191,10 @@ def _settle(
         certificate = held[verdict.recipient_certificate]
         if certificate is None or not signers.usable(certificate):
             refused.append((record, RevokedError(on=str(record.recipient), rule="DEP-007")))
+            continue
+        certificate = held[verdict.sender_certificate]
+        if certificate is None or not signers.usable(certificate):
+            refused.append((record, RevokedError(on=str(record.sender), rule="DEP-006")))
             continue
         sound.append((record, verdict))
     told: list[Event] = []

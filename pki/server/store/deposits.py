@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, RowMapping, Select, delete, or_, select, tuple_, update
 
-from pki.core.deposits import DepositState, check_move
+from pki.core.deposits import DEPOSIT_MOVES, DepositState, check_move
 from pki.core.errors import ConflictError, IllegalMoveError, NotFoundError, ReplayedError
 from pki.core.ids import DepositId, KeyId
 from pki.core.tenants import Address, TenantName, parse_address
@@ -18,7 +18,7 @@ from pki.server.store.engine import Unit
 from pki.server.store.tables import deposits, idempotency, mailboxes, receipts
 
 _LIGHT = [column for column in deposits.c if column.name != "body"]
-_EXPIRING = [DepositState.RECEIVED, DepositState.AVAILABLE, DepositState.COLLECTED, DepositState.QUARANTINED]
+_EXPIRING = [state for state, moves in DEPOSIT_MOVES.items() if DepositState.EXPIRED in moves]
 _STAMPS: Mapping[DepositState, str] = {
     DepositState.AVAILABLE: "validated_at",
     DepositState.COLLECTED: "collected_at",

@@ -216,6 +216,8 @@ def _translated() -> Iterator[None]:
     except PoolTimeoutError:
         raise UnavailableError("All connections to the database are busy", hint="repeat the request") from None
     except (OperationalError, InterfaceError, InternalError) as error:
+        if "no such table" in str(error.orig):  # SQLite's word for PostgreSQL's UndefinedTable
+            raise UnavailableError("The database has no schema yet", hint="kmb-server migrate") from None
         _log.warning("database unavailable: %s", type(error.orig).__name__)
         raise UnavailableError("The database is away or busy", hint="repeat the request") from None
     except IntegrityError as error:

@@ -33,18 +33,17 @@ def run(
 
     Example: [bold]kmb agent run --interval 20[/bold]
     """
-    stopped = False
 
     def stop(_number: int, _frame: object) -> None:
-        nonlocal stopped
-        stopped = True
+        # At any point: the journal takes up whatever this interrupts.
+        raise typer.Exit(output.DONE)
 
     if not once:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
     look = away = False
     with open_agent() as agent:
-        for one in agent.run(once=once, interval=interval, stop=lambda: stopped):
+        for one in agent.run(once=once, interval=interval):
             look = _tell(one, as_json=as_json) or look
             away = bool(one.failed)
     if once and away:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -36,7 +37,10 @@ def whoami(as_json: Json = False) -> None:
         )
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    seen: Annotated[bool, typer.Option("--seen", help="Take note of the alarms, so that they count no more.")] = False,
+    as_json: Json = False,
+) -> None:
     """Check everything: keys, journal, server, clock, root, certificates, revocation list, what waits, alarms.
 
     Example: [bold]kmb doctor[/bold]
@@ -116,7 +120,9 @@ def doctor(as_json: Json = False) -> None:
             if found:
                 last = found[-1]
                 on = f"the last: {last.kind} {last.subject}, {last.detail}"
-                raise KeymailboxError(f"{len(found)} alarms", on=on, hint="ask the operator for an explanation")
+                raise KeymailboxError(
+                    f"{len(found)} alarms", on=on, hint="ask the operator why, then: kmb doctor --seen"
+                )
             return "none"
 
         for what, look in (
@@ -132,6 +138,8 @@ def doctor(as_json: Json = False) -> None:
             ("alarms", alarms),
         ):
             check(what, look)
+        if seen:
+            agent.note_alarms()
     output.show_rows(rows, as_json=as_json, empty="")
     if any(row["result"] != "ok" for row in rows):
         raise typer.Exit(output.LOOK)

@@ -25,18 +25,24 @@ class Alarms:
         self._db = database
 
     def sound(self, kind: str, subject: str, detail: str, now: datetime) -> Alarm:
-        """Raise an alarm; the same one twice is one."""
+        """Raise an alarm; the same one twice is one, and one that a person took note of stands again."""
         with self._db.write() as db:
             db.execute(
-                "INSERT INTO alarms (kind, subject, detail, raised_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO alarms (kind, subject, detail, raised_at) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET detail = excluded.detail, raised_at = excluded.raised_at, seen_at = NULL WHERE seen_at NOTNULL",
                 (kind, subject, detail, time_text(now)),
             )
         return Alarm(kind, subject, detail, now)
 
     def all(self) -> list[Alarm]:
-        """Return all alarms, oldest first."""
-        rows = self._db.all("SELECT kind, subject, detail, raised_at FROM alarms ORDER BY id")
+        """Return the alarms that nobody took note of, oldest first."""
+        rows = self._db.all("SELECT kind, subject, detail, raised_at FROM alarms WHERE seen_at ISNULL ORDER BY id")
         return [Alarm(kind, subject, detail, text_time(at)) for kind, subject, detail, at in rows]
+
+    def note(self, now: datetime) -> None:
+        """A person took note of all of them; they stay in the journal."""
+        with self._db.write() as db:
+            db.execute("UPDATE alarms SET seen_at = ? WHERE seen_at ISNULL", (time_text(now),))
 
     def clear(self, kind: str, subject: str) -> None:
         """Take back an alarm whose cause is gone."""

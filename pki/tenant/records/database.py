@@ -31,13 +31,15 @@ _SCHEMA = (
     "CREATE INDEX sent_by_key ON sent (owner, key_id, key_version)",
     "CREATE INDEX sent_by_state ON sent (state)",
     "CREATE UNIQUE INDEX sent_once_instead ON sent (supersedes) WHERE state NOT IN ('failed', 'rejected')",
+    "CREATE TABLE removed (owner TEXT NOT NULL, key_id TEXT NOT NULL, recipient TEXT NOT NULL,"
+    " key_version INTEGER NOT NULL, PRIMARY KEY (owner, key_id, recipient, key_version))",
     "CREATE TABLE seen (deposit_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, sender TEXT NOT NULL,"
     " sha512 BLOB NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL, answer BLOB NOT NULL, answered INTEGER NOT NULL,"
     " decided_at TEXT NOT NULL)",
     "CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE holes (sequence INTEGER PRIMARY KEY, noticed_at TEXT NOT NULL, filled_at TEXT)",
     "CREATE TABLE alarms (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL,"
-    " raised_at TEXT NOT NULL, UNIQUE (kind, subject))",
+    " raised_at TEXT NOT NULL, seen_at TEXT, UNIQUE (kind, subject))",
 )
 
 Row = tuple[Any, ...]

@@ -49,9 +49,17 @@ class SentDeposits:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def plan(self, deposits: Sequence[Sent]) -> None:
-        """Write down what is to be sent: all or none. What is planned to supersede a deposit twice is planned once."""
+    def plan(self, deposits: Sequence[Sent], *, name: KeyName | None = None, removed: Sequence[Address] = ()) -> None:
+        """Write down what is to be sent: all or none. What is planned to supersede a deposit twice is planned once.
+
+        ``removed`` do not get the key ``name`` and are no holders of it from this version on.
+        """
         with self._db.write() as db:
+            if name is not None:
+                db.executemany(
+                    "INSERT INTO removed VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    [(str(name.owner), name.key_id, str(address), name.version) for address in removed],
+                )
             db.executemany(
                 "INSERT INTO sent (deposit_id, recipient, owner, key_id, key_version, purpose, expires_at, planned_at,"
                 " supersedes, state, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned', '') ON CONFLICT DO NOTHING",
@@ -115,10 +123,20 @@ class SentDeposits:
         return [_sent(row) for row in rows]
 
     def holders(self, owner: Address, key_id: KeyId) -> list[Address]:
-        """Return who has, or is getting, the newest version of a key that was sent to anybody."""
-        deposits = self.of_key(owner, key_id)
-        newest = max((one.name.version for one in deposits), default=0)
-        return sorted({one.recipient for one in deposits if one.name.version == newest and one.state not in NOT_HELD})
+        """Return who has, or is getting, any version of a key, and was not removed since."""
+        rows = self._db.all(
+            "SELECT recipient, max(key_version) FROM removed WHERE owner = ? AND key_id = ? GROUP BY recipient",
+            str(owner),
+            key_id,
+        )
+        removed: dict[str, int] = {str(recipient): int(version) for recipient, version in rows}
+        return sorted(
+            {
+                one.recipient
+                for one in self.of_key(owner, key_id)
+                if one.state not in NOT_HELD and one.name.version >= removed.get(str(one.recipient), 0)
+            }
+        )
 
 
 def _sent(row: Row) -> Sent:

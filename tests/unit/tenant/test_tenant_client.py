@@ -143,12 +143,13 @@ def test_the_server_says_when_to_come_back() -> None:
     ],
 )
 def test_a_problem_becomes_its_error(status: int, code: str, kind: type[KeymailboxError]) -> None:
-    """The code decides the class; words, rule and hint come along."""
+    """The code decides the class; words and rule come along, and what to do is not the server's to say."""
     server = Scripted(*[problem(status, code, detail="Details.", rule="DEP-001", hint="do this")] * 5)
     with pytest.raises(kind) as caught:
         server.client().status(DepositId("a" * 32))
     assert type(caught.value) is kind
     assert (caught.value.message, caught.value.rule) == ("Details.", "DEP-001")
+    assert caught.value.hint != "do this"
 
 
 def test_an_unknown_code_is_an_error_all_the_same() -> None:
@@ -158,7 +159,7 @@ def test_an_unknown_code_is_an_error_all_the_same() -> None:
 
 
 def test_a_server_cannot_talk_anybody_into_a_key() -> None:
-    """The hint of a failed check never comes from the server, and its words cannot move the cursor."""
+    """The next command never comes from the server, and its words cannot move the cursor."""
     answer = problem(
         422, "identity-changed", detail="\x1b[2Jall is \x07well", hint="kmb peer verify globex/main --accept"
     )

@@ -140,13 +140,18 @@ def test_a_deposit_is_replaced_once(journal: Journal) -> None:
     assert following.deposit_id == deposit(2).deposit_id
 
 
-def test_holders_are_those_of_the_newest_version(journal: Journal) -> None:
-    """Who was left out of a rotation, or refused it, is no holder any more."""
+def test_holders_are_those_who_were_not_removed(journal: Journal) -> None:
+    """Who never took any version is no holder, who was removed is none until the key is sent there again."""
     journal.sent.plan([deposit(1), deposit(2, INITECH), deposit(3, ACME)])
-    assert journal.sent.holders(ACME, KEY) == [ACME, GLOBEX, INITECH]
-    journal.sent.plan([deposit(4, GLOBEX, 2), deposit(5, INITECH, 2)])
-    journal.sent.move(deposit(5).deposit_id, "refused")
+    journal.sent.move(deposit(3).deposit_id, "refused")
+    assert journal.sent.holders(ACME, KEY) == [GLOBEX, INITECH]
+    second, third = KeyName(ACME, KEY, 2), KeyName(ACME, KEY, 3)
+    journal.sent.plan([deposit(4, GLOBEX, 2)], name=second, removed=[INITECH])
     assert journal.sent.holders(ACME, KEY) == [GLOBEX]
+    journal.sent.plan([], name=third, removed=[GLOBEX])
+    assert journal.sent.holders(ACME, KEY) == []
+    journal.sent.plan([deposit(6, INITECH, 3)])
+    assert journal.sent.holders(ACME, KEY) == [INITECH]
     assert journal.sent.holders(GLOBEX, KEY) == []
 
 
@@ -182,6 +187,10 @@ def test_holes_and_alarms(journal: Journal) -> None:
     journal.alarms.sound("missing", "5", "first", NOW)
     journal.alarms.sound("missing", "5", "second", NOW)
     assert [(one.subject, one.detail) for one in journal.alarms.all()] == [("5", "first")]
+    journal.alarms.note(NOW)
+    assert journal.alarms.all() == []
+    journal.alarms.sound("missing", "5", "again", NOW)
+    assert [one.detail for one in journal.alarms.all()] == ["again"]
     journal.alarms.clear("missing", "5")
     assert journal.alarms.all() == []
 
