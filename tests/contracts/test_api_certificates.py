@@ -188,3 +188,12 @@ def _request(instance: Instance, private: bytes) -> bytes:
         sign=instance.identity.sign,
         signing_time=now(),
     )
+
+
+def test_a_certificate_is_cached_by_its_state(site: Site, globex: Instance) -> None:
+    """By fingerprint a client gets an ETag, and 304 as long as the certificate's state is the same."""
+    listed = globex.call("GET", f"/v1/directory/{globex.address}").json()
+    path = f"/v1/certificates/{listed['identity']['fingerprint']}"
+    first = globex.call("GET", path)
+    again = globex.call("GET", path, headers={"If-None-Match": first.headers["etag"]})
+    assert (first.status_code, again.status_code, again.content) == (200, 304, b"")

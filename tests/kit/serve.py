@@ -37,7 +37,9 @@ def main() -> int:
         try:
             port = _port()
             everyone, keyholder = _environments(services, state, port)
-            subprocess.run(["kmb-server", "init"], env=keyholder, check=True)
+            # What it says to do next fits a server that is set up by hand; what fits this one is said below.
+            subprocess.run(["kmb-server", "init"], env=keyholder, check=True, stdout=subprocess.DEVNULL)
+            _keep_environment(state / "env", everyone)
             return _run(everyone, keyholder)
         except (ServiceMissingError, UnusableError) as error:
             print(f"serve: {error}", file=sys.stderr)
@@ -81,6 +83,14 @@ def _environments(services: Services, state: Path, port: int) -> tuple[dict[str,
     return everyone, everyone | {"KMB_PASSPHRASE_FILE": str(_passphrase(state))}
 
 
+def _keep_environment(path: Path, everyone: Mapping[str, str]) -> None:
+    """Write the settings as shell variables, for the operator's commands; they may hold passwords."""
+    settings = {name: value for name, value in everyone.items() if name.startswith("KMB_")}
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()))
+
+
 def _run(everyone: Mapping[str, str], keyholder: Mapping[str, str]) -> int:
     manager = Manager()
     processes = commands((ROOT / "Procfile").read_text(), int(everyone["KMB_PORT"]))
@@ -88,7 +98,8 @@ def _run(everyone: Mapping[str, str], keyholder: Mapping[str, str]) -> int:
         environment = keyholder if name == ISSUER else everyone
         # honcho goes through a shell: a quoted vector leaves it nothing to interpret, and exec leaves no shell behind.
         manager.add_process(name, f"exec {shlex.join(arguments)}", env=dict(environment), cwd=str(ROOT))
-    print(f"serve: {everyone['KMB_PUBLIC_URL']} (state in var/serve; Ctrl-C stops)", flush=True)
+    print(f"serve: {everyone['KMB_PUBLIC_URL']} (state in var/serve; Ctrl-C stops). Next, in another terminal:")
+    print("  set -a; . var/serve/env; set +a; .venv/bin/kmb-server tenant invite acme", flush=True)
     manager.loop()
     # 130 and 143 are honcho's words for Ctrl-C and SIGTERM, which are how this is meant to end.
     return 0 if manager.returncode in (0, 130, 143) else 1

@@ -15,11 +15,11 @@ from pki.server.services import certificates
 router = APIRouter(prefix="/v1/certificates", tags=["certificates"])
 
 
-@router.get("/{fingerprint}", summary="One certificate", responses=answers.tells(answers.Certificate))
+@router.get("/{fingerprint}", summary="One certificate", responses=answers.tells(answers.Certificate, etag=True))
 async def by_fingerprint(call: calls.Signed, fingerprint: calls.Digest) -> Response:
     """Return a certificate with the request that endorses it."""
     record = await calls.run(certificates.by_fingerprint, call.deps, Fingerprint(fingerprint))
-    return calls.answer(certificate_object(record))
+    return calls.cached_json(call.request, certificate_object(record))
 
 
 @router.post(

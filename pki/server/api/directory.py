@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from fastapi import APIRouter
@@ -26,7 +24,7 @@ async def look_up(call: calls.Signed, tenant: calls.Label, instance: calls.Label
         "encryption": certificate_object(listing.encryption) if listing.encryption is not None else None,
         "issuing": bodies.b64(listing.issuing),
     }
-    return _cached(call, told)
+    return calls.cached_json(call.request, told)
 
 
 @router.get(
@@ -37,10 +35,4 @@ async def look_up(call: calls.Signed, tenant: calls.Label, instance: calls.Label
 async def history(call: calls.Signed, tenant: calls.Label, instance: calls.Label) -> Response:
     """Return every certificate that was ever active at an address, newest first."""
     records = await calls.run(certificates.history, call.deps, calls.address_in(tenant, instance))
-    return _cached(call, {"certificates": [certificate_object(record) for record in records]})
-
-
-def _cached(call: calls.Call, told: dict[str, Any]) -> Response:
-    body = json.dumps(told, separators=(",", ":")).encode()
-    tag = hashlib.sha256(body).hexdigest()[:32]
-    return calls.cached(call.request, body, bodies.JSON, tag, "private, no-cache")
+    return calls.cached_json(call.request, {"certificates": [certificate_object(record) for record in records]})
