@@ -21,6 +21,8 @@ from pki.server.services.jobs import Handler
 _log = structlog.get_logger("worker")
 
 _BATCH = 100
+_BATCHES = {"notify": 16}
+"""Where a job waits for somebody else's server, a claim is what fits into one round of parallel posts."""
 _DRAIN_SECONDS = 30.0
 """A task ends after this long even if more is due, well before it would be killed: the relay wakes another."""
 
@@ -70,9 +72,10 @@ class Hands:
 
     def _run(self, queue: str) -> None:
         began = time.monotonic()
-        total, count = 0, _BATCH
-        while count == _BATCH and time.monotonic() < began + _DRAIN_SECONDS:
-            count = jobs.run(self._deps, queue, self.handlers(queue), limit=_BATCH)
+        batch = _BATCHES.get(queue, _BATCH)
+        total, count = 0, batch
+        while count == batch and time.monotonic() < began + _DRAIN_SECONDS:
+            count = jobs.run(self._deps, queue, self.handlers(queue), limit=batch)
             total += count
         if total:
             _log.info("drained", queue=queue, jobs=total, ms=round((time.monotonic() - began) * 1000))

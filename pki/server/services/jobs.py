@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 Handler = Callable[[Deps, Sequence[Job]], Mapping[int, Exception | None]]
 """Does jobs of one kind and says for each, by id, None or what went wrong. It may see a job again: it was not lost."""
 
-LEASE = timedelta(minutes=5)
+LEASE = timedelta(minutes=1)
 """How long a claim lasts; a handler takes less, or its jobs are done twice."""
 MAX_ATTEMPTS = 10
 _LONGEST_PAUSE = timedelta(hours=1)
