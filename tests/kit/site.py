@@ -178,19 +178,26 @@ class Instance:
     ) -> httpx2.Response:
         """Send a signed request."""
         fields = dict(headers or {}) | ({"Content-Type": content_type} if content_type else {})
-        fields |= self.signature(method, path, body, created=created, nonce=nonce)
+        fields |= self.signature(method, path, body, fields, created=created, nonce=nonce)
         answer = self.site.http.request(method, path, content=body, headers=fields)
         described(method, path, answer)
         return answer
 
     def signature(
-        self, method: str, path: str, body: bytes = b"", *, created: datetime | None = None, nonce: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        created: datetime | None = None,
+        nonce: str | None = None,
     ) -> dict[str, str]:
         """Return the headers that sign a request."""
         return httpsig.sign_request(
             method,
             self.site.url + path,
-            {},
+            headers or {},
             body,
             key_id=httpsig.key_id(self.access_raw),
             sign=self.access.sign,
