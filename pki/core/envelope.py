@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, kem, oids
-from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnavailableError, UnwrapError
+from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnavailableError, UnwrapError, demand
 from pki.core.kem import KemAlgorithm
 
 _KEK = 32
@@ -83,27 +83,27 @@ def wrap(content: bytes, content_type: Oid, recipients: Sequence[Recipient], *, 
 def parse(der: bytes) -> ParsedEnvelope:
     """Return an envelope that keeps the profile (rules ENV-001 to ENV-012)."""
     info = asn1.decode(asn1.ContentInfo, der, what="The envelope")
-    _demand(info.content_type == oids.AUTH_ENVELOPED_DATA, "ENV-001", "The content is not AuthEnvelopedData")
+    demand(info.content_type == oids.AUTH_ENVELOPED_DATA, "ENV-001", "The content is not AuthEnvelopedData")
     envelope = asn1.decode(asn1.AuthEnvelopedData, asn1.encode(info.content), what="The envelope")
-    _demand(envelope.version == 0, "ENV-002", "The version of AuthEnvelopedData is not 0")
+    demand(envelope.version == 0, "ENV-002", "The version of AuthEnvelopedData is not 0")
     slots = envelope.recipients.as_list()
-    _demand(1 <= len(slots) <= MAX_RECIPIENTS, "ENV-003", f"There are not 1 to {MAX_RECIPIENTS} recipients")
+    demand(1 <= len(slots) <= MAX_RECIPIENTS, "ENV-003", f"There are not 1 to {MAX_RECIPIENTS} recipients")
     recipients = tuple(_parse_recipient(asn1.encode(slot)) for slot in slots)
-    _demand(len({r.ski for r in recipients}) == len(recipients), "ENV-003", "A recipient appears twice")
+    demand(len({r.ski for r in recipients}) == len(recipients), "ENV-003", "A recipient appears twice")
     content = envelope.encrypted
     if content.algorithm.algorithm != oids.AES256_GCM:
         raise AlgorithmError("Only AES-256-GCM is allowed", on=oids.name(content.algorithm.algorithm), rule="ENV-008")
-    _demand(isinstance(content.algorithm.parameters, asn1.TLV), "ENV-009", "The GCM parameters are missing")
+    demand(isinstance(content.algorithm.parameters, asn1.TLV), "ENV-009", "The GCM parameters are missing")
     gcm = asn1.decode(asn1.GcmParameters, asn1.encode(content.algorithm.parameters), what="The GCM parameters")
-    _demand(len(gcm.nonce) == _NONCE, "ENV-009", "The GCM nonce does not have 12 bytes")
-    _demand(gcm.tag_length == _TAG and len(envelope.mac) == _TAG, "ENV-010", "The GCM tag does not have 16 bytes")
+    demand(len(gcm.nonce) == _NONCE, "ENV-009", "The GCM nonce does not have 12 bytes")
+    demand(gcm.tag_length == _TAG and len(envelope.mac) == _TAG, "ENV-010", "The GCM tag does not have 16 bytes")
     if envelope.auth_attrs is None:
         raise ProfileError("The authenticated attributes are missing", rule="ENV-011")
     found = attributes.values(
         envelope.auth_attrs.as_list(), required=(oids.CONTENT_TYPE,), optional=(oids.DEPOSIT_CONTEXT,), rule="ENV-011"
     )
     typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
-    _demand(typed == content.content_type, "ENV-012", "The content type differs from the authenticated one")
+    demand(typed == content.content_type, "ENV-012", "The content type differs from the authenticated one")
     return ParsedEnvelope(
         recipients=recipients,
         content_type=content.content_type,
@@ -152,20 +152,20 @@ def _recipient(recipient: Recipient, cek: bytes) -> asn1.TLV:
 
 
 def _parse_recipient(der: bytes) -> ParsedRecipient:
-    _demand(der[:1] == b"\xa4", "ENV-004", "A recipient is not a KEM recipient")
+    demand(der[:1] == b"\xa4", "ENV-004", "A recipient is not a KEM recipient")
     other = asn1.decode(asn1.OtherRecipient, _retag(der, 0xA4, 0x30), what="A recipient")
-    _demand(other.kind == oids.KEM_RECIPIENT_INFO, "ENV-004", "A recipient is not a KEM recipient")
+    demand(other.kind == oids.KEM_RECIPIENT_INFO, "ENV-004", "A recipient is not a KEM recipient")
     info = asn1.decode(asn1.KemRecipient, asn1.encode(other.value), what="A KEM recipient")
-    _demand(info.version == 0, "ENV-002", "The version of a KEM recipient is not 0")
+    demand(info.version == 0, "ENV-002", "The version of a KEM recipient is not 0")
     alg = kem.algorithm(info.kem.algorithm)
-    _demand(info.kem.parameters is None, "ENV-004", "The KEM has parameters")
-    _demand(len(info.kem_ciphertext) == alg.ciphertext_size, "ENV-005", "The KEM ciphertext has a wrong size")
-    _demand(len(info.rid) == 20, "ENV-005", "The recipient's key identifier does not have 20 bytes")
+    demand(info.kem.parameters is None, "ENV-004", "The KEM has parameters")
+    demand(len(info.kem_ciphertext) == alg.ciphertext_size, "ENV-005", "The KEM ciphertext has a wrong size")
+    demand(len(info.rid) == 20, "ENV-005", "The recipient's key identifier does not have 20 bytes")
     if info.kdf.algorithm != oids.HKDF_SHA256 or info.kdf.parameters is not None:
         raise AlgorithmError("Only HKDF-SHA256 is allowed", on=oids.name(info.kdf.algorithm), rule="ENV-006")
     if info.wrap.algorithm != oids.AES256_WRAP or info.wrap.parameters is not None or info.kek_length != _KEK:
         raise AlgorithmError("Only AES-256-wrap is allowed", on=oids.name(info.wrap.algorithm), rule="ENV-007")
-    _demand(len(info.encrypted_key) == 40, "ENV-007", "The wrapped content key does not have 40 bytes")
+    demand(len(info.encrypted_key) == 40, "ENV-007", "The wrapped content key does not have 40 bytes")
     return ParsedRecipient(info.rid, alg, info.kem_ciphertext, info.encrypted_key, info.ukm)
 
 
@@ -188,8 +188,3 @@ def _retag(der: bytes, old: int, new: int) -> bytes:
     if der[0] != old:
         raise ProfileError("A recipient has an unexpected tag", rule="ENV-004")
     return bytes([new]) + der[1:]
-
-
-def _demand(condition: bool, rule: str, message: str) -> None:
-    if not condition:
-        raise ProfileError(message, rule=rule)

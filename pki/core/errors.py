@@ -45,6 +45,12 @@ class ProfileError(KeymailboxError):
     code = "outside-profile"
 
 
+def demand(condition: bool, rule: str, message: str) -> None:
+    """Raise ProfileError with the number of the rule, unless it is kept."""
+    if not condition:
+        raise ProfileError(message, rule=rule)
+
+
 class AlgorithmError(KeymailboxError):
     """The algorithm is not allowed here."""
 

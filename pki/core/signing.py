@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, oids
-from pki.core.errors import AlgorithmError, MalformedError, ProfileError, SignatureError
+from pki.core.errors import AlgorithmError, MalformedError, SignatureError, demand
 
 _TIME_LIMIT = datetime(2050, 1, 1, tzinfo=UTC)
 SIGNATURE_SIZE = 3309
@@ -99,26 +99,26 @@ def sign(
 def parse(der: bytes, *, content_types: Collection[Oid], extra: Collection[Oid]) -> UnverifiedSigned:
     """Return a SignedData that keeps the profile (rules SIG-001 to SIG-005) with exactly these attributes."""
     outer = asn1.decode(asn1.ContentInfo, der, what="The signed object")
-    _demand(outer.content_type == oids.SIGNED_DATA, "SIG-001", "The object is not SignedData")
+    demand(outer.content_type == oids.SIGNED_DATA, "SIG-001", "The object is not SignedData")
     signed = asn1.decode(asn1.SignedData, asn1.encode(outer.content), what="The signed object")
-    _demand(signed.version == 3, "SIG-001", "The version of SignedData is not 3")
-    _demand(signed.content.content_type in content_types, "SIG-002", "The signed content has an unexpected type")
+    demand(signed.version == 3, "SIG-001", "The version of SignedData is not 3")
+    demand(signed.content.content_type in content_types, "SIG-002", "The signed content has an unexpected type")
     infos = signed.signer_infos.as_list()
-    _demand(len(infos) == 1, "SIG-003", "There is not exactly one signer")
+    demand(len(infos) == 1, "SIG-003", "There is not exactly one signer")
     (info,) = infos
-    _demand(info.version == 3 and len(info.sid) == 20, "SIG-003", "The signer is not named by a key identifier")
+    demand(info.version == 3 and len(info.sid) == 20, "SIG-003", "The signer is not named by a key identifier")
     for algorithm in (info.digest_algorithm, *signed.digest_algorithms.as_list()):
         if algorithm.algorithm != oids.SHA512 or algorithm.parameters is not None:
             raise AlgorithmError("Only SHA-512 is allowed", on=oids.name(algorithm.algorithm), rule="SIG-004")
-    _demand(len(signed.digest_algorithms.as_list()) == 1, "SIG-004", "There is not exactly one digest algorithm")
+    demand(len(signed.digest_algorithms.as_list()) == 1, "SIG-004", "There is not exactly one digest algorithm")
     if info.signature_algorithm.algorithm != oids.ML_DSA_65 or info.signature_algorithm.parameters is not None:
         name = oids.name(info.signature_algorithm.algorithm)
         raise AlgorithmError("Only ML-DSA-65 is allowed", on=name, rule="SIG-004")
-    _demand(len(info.signature) == SIGNATURE_SIZE, "SIG-004", "The signature has a wrong size")
+    demand(len(info.signature) == SIGNATURE_SIZE, "SIG-004", "The signature has a wrong size")
     required = {oids.CONTENT_TYPE, oids.SIGNING_TIME, oids.MESSAGE_DIGEST, *extra}
     found = attributes.values(info.signed_attrs.as_list(), required=required, rule="SIG-005")
     typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
-    _demand(typed == signed.content.content_type, "SIG-005", "The content type differs from the signed one")
+    demand(typed == signed.content.content_type, "SIG-005", "The content type differs from the signed one")
     return UnverifiedSigned(
         content_type=typed,
         content=signed.content.content,
@@ -149,8 +149,3 @@ def decode_time(der: bytes) -> datetime:
 
 _SHA512 = asn1.AlgorithmIdentifier(algorithm=oids.SHA512, parameters=None)
 _ML_DSA_65 = asn1.AlgorithmIdentifier(algorithm=oids.ML_DSA_65, parameters=None)
-
-
-def _demand(condition: bool, rule: str, message: str) -> None:
-    if not condition:
-        raise ProfileError(message, rule=rule)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from pki.core import asn1, kem, oids
-from pki.core.errors import BadAddressError, CertificateError, ExpiredError, MalformedError, ProfileError
+from pki.core.errors import BadAddressError, CertificateError, ExpiredError, MalformedError, ProfileError, demand
 from pki.core.ids import Fingerprint, fingerprint
 from pki.core.tenants import Address, parse_address_uri
 
@@ -155,15 +155,15 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     outer = asn1.decode(asn1.Certificate, der, what="The certificate")
     tbs_der = asn1.encode(outer.tbs)
     tbs = asn1.decode(asn1.TbsCertificate, tbs_der, what="The certificate")
-    _demand(tbs.version == 2, "CRT-001", "The certificate is not of version 3")
-    _demand(0 < tbs.serial < 1 << 160, "CRT-001", "The serial number is not positive with at most 20 bytes")
+    demand(tbs.version == 2, "CRT-001", "The certificate is not of version 3")
+    demand(0 < tbs.serial < 1 << 160, "CRT-001", "The serial number is not positive with at most 20 bytes")
     for algorithm in (tbs.signature, outer.signature_algorithm):
         same = algorithm.algorithm == oids.ML_DSA_65 and algorithm.parameters is None
-        _demand(same, "CRT-002", "The certificate is not signed with ML-DSA-65")
-    _demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
+        demand(same, "CRT-002", "The certificate is not signed with ML-DSA-65")
+    demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
     for extension in tbs.extensions:
         if extension.oid == ExtensionOID.AUTHORITY_KEY_IDENTIFIER:
-            _demand(extension.value[:4] == _AKI, "CRT-005", "The issuer is not named by a key identifier alone")
+            demand(extension.value[:4] == _AKI, "CRT-005", "The issuer is not named by a key identifier alone")
     try:
         found = x509.load_der_x509_certificate(der)
         extensions = {extension.oid: extension for extension in found.extensions}
@@ -171,12 +171,12 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
         issuer, subject = found.issuer.public_bytes(), found.subject.public_bytes()
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise MalformedError("The certificate cannot be read", on=type(error).__name__) from None
-    _demand(not_before <= not_after, "CRT-003", "The certificate ends before it begins")
-    _demand(set(extensions) == _LEAF_EXTENSIONS, "CRT-005", "The certificate does not have exactly our extensions")
+    demand(not_before <= not_after, "CRT-003", "The certificate ends before it begins")
+    demand(set(extensions) == _LEAF_EXTENSIONS, "CRT-005", "The certificate does not have exactly our extensions")
     address = _address(extensions[ExtensionOID.SUBJECT_ALTERNATIVE_NAME].value, subject)
     usage = extensions[ExtensionOID.KEY_USAGE]
     kind = _kind(usage.value)
-    _demand(usage.critical, "CRT-006", "The key usage is not critical")
+    demand(usage.critical, "CRT-006", "The key usage is not critical")
     spki = asn1.encode(tbs.public_key)
     if kind is CertificateKind.IDENTITY:
         identity_public_key(spki)
@@ -186,7 +186,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     aki = extensions[ExtensionOID.AUTHORITY_KEY_IDENTIFIER].value
     assert isinstance(ski, x509.SubjectKeyIdentifier)
     assert isinstance(aki, x509.AuthorityKeyIdentifier)
-    _demand(ski.digest == key_identifier(spki), "CRT-005", "The subject key identifier is not the key's")
+    demand(ski.digest == key_identifier(spki), "CRT-005", "The subject key identifier is not the key's")
     return ParsedCertificate(
         der=der,
         fingerprint=fingerprint(der),
@@ -256,9 +256,9 @@ def _verified_issuing(issuing_der: bytes, root_der: bytes) -> x509.Certificate:
     # Signatures never change their mind, so they are cached; the clock is looked at each time.
     for der in (root_der, issuing_der):
         outer = asn1.decode(asn1.Certificate, der, what="A CA certificate")
-        _demand(not outer.signature.padding_bits(), "CRT-014", "A CA certificate's signature is not of whole bytes")
+        demand(not outer.signature.padding_bits(), "CRT-014", "A CA certificate's signature is not of whole bytes")
         tbs = asn1.decode(asn1.TbsCertificate, asn1.encode(outer.tbs), what="A CA certificate")
-        _demand(tbs.version == 2 and tbs.serial > 0, "CRT-014", "A CA certificate's version or serial is out of bounds")
+        demand(tbs.version == 2 and tbs.serial > 0, "CRT-014", "A CA certificate's version or serial is out of bounds")
     try:
         root, issuing = x509.load_der_x509_certificate(root_der), x509.load_der_x509_certificate(issuing_der)
         root.verify_directly_issued_by(root)
@@ -346,7 +346,7 @@ def _kind(usage: x509.ExtensionType) -> CertificateKind:
 def _address(names: x509.ExtensionType, subject: bytes) -> Address:
     assert isinstance(names, x509.SubjectAlternativeName)
     values = list(names)
-    _demand(
+    demand(
         len(values) == 1 and isinstance(values[0], x509.UniformResourceIdentifier),
         "CRT-004",
         "The certificate does not name exactly one address",
@@ -355,14 +355,9 @@ def _address(names: x509.ExtensionType, subject: bytes) -> Address:
         address = parse_address_uri(values[0].value)
     except BadAddressError as error:
         raise ProfileError("The certificate's name is not an address", on=error.on, rule="CRT-004") from None
-    _demand(subject == name_der(address), "CRT-004", "The subject is not the address")
+    demand(subject == name_der(address), "CRT-004", "The subject is not the address")
     return address
 
 
 def _ski(certificate: x509.Certificate) -> bytes:
     return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-
-
-def _demand(condition: bool, rule: str, message: str) -> None:
-    if not condition:
-        raise ProfileError(message, rule=rule)

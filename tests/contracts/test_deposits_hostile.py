@@ -10,7 +10,7 @@ import pytest
 
 from pki.core import asn1, revocations
 from pki.core.certificates import CertificateState
-from pki.core.crl import Reason
+from pki.core.crl import Reason, parse_reason
 from pki.core.deposits import DepositState, decode_context
 from pki.core.errors import KeymailboxError, ProfileError, UsageError
 from pki.core.x509 import CertificateKind, parse_certificate
@@ -54,12 +54,10 @@ def test_a_number_of_any_length_is_a_typed_error() -> None:
     with pytest.raises(ProfileError, match="key version"):
         decode_context(asn1.encode(context))
     with pytest.raises(UsageError):
-        from pki.core.crl import parse_reason
-
         parse_reason(1 << 40000)
 
 
-def test_one_bad_deposit_fails_alone(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_deposit_fails_alone(office: Office) -> None:
     """Whatever reading one item raises, those that came with it are accepted."""
     good = Incoming(compose(GLOBEX, ACME), secrets.token_hex(8))
     bad = Incoming(b"\x30\x03\x02\x01", secrets.token_hex(8))
