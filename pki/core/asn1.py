@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar, Union
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier as Oid
 
+from pki.core.der import complaint
 from pki.core.errors import MalformedError
 
 TLV = asn1.TLV
@@ -22,11 +23,16 @@ T = TypeVar("T")
 
 
 def decode(kind: type[T], der: bytes, *, what: str) -> T:
-    """Decode DER into ``kind``; trailing bytes, BER and all else raise MalformedError naming ``what``."""
+    """Decode DER into ``kind``; trailing bytes, BER and all else raise MalformedError naming ``what`` and where."""
     try:
         return asn1.decode_der(kind, der)
     except (ValueError, OverflowError, RecursionError) as error:
-        raise MalformedError(f"{what} is not in DER of the expected structure", on=_short(error)) from None
+        wrong = complaint(der)
+        failed = MalformedError(
+            f"{what} is not in DER of the expected structure", on=wrong.message if wrong else _short(error), at=der
+        )
+        failed.offset = wrong.offset if wrong else None
+    raise failed
 
 
 def encode(value: object) -> bytes:

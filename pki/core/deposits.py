@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from pki.core import asn1, envelope, oids, packages, signing
+from pki.core.der import located
 from pki.core.envelope import ParsedEnvelope, Recipient
 from pki.core.errors import (
     BadAddressError,
@@ -175,6 +176,7 @@ def compose(
     )
 
 
+@located
 def parse_deposit(der: bytes, *, max_size: int = MAX_DEPOSIT) -> UnverifiedDeposit:
     """Return a deposit that keeps the profile (rules SIG-…, ENV-…, DEP-001 to DEP-004); size first, then structure."""
     if len(der) > max_size:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, kem, oids
+from pki.core.der import located
 from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnavailableError, UnwrapError, demand
 from pki.core.kem import KemAlgorithm
 
@@ -80,6 +81,7 @@ def wrap(content: bytes, content_type: Oid, recipients: Sequence[Recipient], *, 
     return asn1.encode(info)
 
 
+@located
 def parse(der: bytes) -> ParsedEnvelope:
     """Return an envelope that keeps the profile (rules ENV-001 to ENV-012)."""
     info = asn1.decode(asn1.ContentInfo, der, what="The envelope")
@@ -95,8 +97,9 @@ def parse(der: bytes) -> ParsedEnvelope:
         raise AlgorithmError("Only AES-256-GCM is allowed", on=oids.name(content.algorithm.algorithm), rule="ENV-008")
     demand(isinstance(content.algorithm.parameters, asn1.TLV), "ENV-009", "The GCM parameters are missing")
     gcm = asn1.decode(asn1.GcmParameters, asn1.encode(content.algorithm.parameters), what="The GCM parameters")
-    demand(len(gcm.nonce) == _NONCE, "ENV-009", "The GCM nonce does not have 12 bytes")
-    demand(gcm.tag_length == _TAG and len(envelope.mac) == _TAG, "ENV-010", "The GCM tag does not have 16 bytes")
+    at = asn1.encode(content.algorithm.parameters)
+    demand(len(gcm.nonce) == _NONCE, "ENV-009", "The GCM nonce does not have 12 bytes", at)
+    demand(gcm.tag_length == _TAG and len(envelope.mac) == _TAG, "ENV-010", "The GCM tag does not have 16 bytes", at)
     if envelope.auth_attrs is None:
         raise ProfileError("The authenticated attributes are missing", rule="ENV-011")
     found = attributes.values(

@@ -10,18 +10,27 @@ class KeymailboxError(Exception):
 
     code: ClassVar[str] = "error"
 
-    def __init__(self, message: str = "", *, on: str = "", hint: str = "", rule: str = "") -> None:
-        """Say what failed (``message``), ``on`` what, the next command (``hint``), and the rule that was broken."""
+    def __init__(
+        self, message: str = "", *, on: str = "", hint: str = "", rule: str = "", at: bytes | int | None = None
+    ) -> None:
+        """Say what failed (``message``), ``on`` what, the next command (``hint``), and the rule that was broken.
+
+        ``at`` is where: the offset in bytes, or the encoding of the offending part, which `pki.core.der.located` looks
+        for in the whole.
+        """
         self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
         self.on = on
         self.hint = hint
         self.rule = rule
+        self.offset = at if isinstance(at, int) else None
+        self.part = at if isinstance(at, bytes) else None
         super().__init__(self.message)
 
     def __str__(self) -> str:
         where = f" ({self.on})" if self.on else ""
+        offset = f" at byte {self.offset}" if self.offset is not None else ""
         rule = f" [{self.rule}]" if self.rule else ""
-        return f"{self.message}{where}{rule}"
+        return f"{self.message}{where}{offset}{rule}"
 
 
 # Bytes and formats
@@ -45,10 +54,10 @@ class ProfileError(KeymailboxError):
     code = "outside-profile"
 
 
-def demand(condition: bool, rule: str, message: str) -> None:
-    """Raise ProfileError with the number of the rule, unless it is kept."""
+def demand(condition: bool, rule: str, message: str, at: bytes | None = None) -> None:
+    """Raise ProfileError with the number of the rule, unless it is kept; ``at`` is the offending part's encoding."""
     if not condition:
-        raise ProfileError(message, rule=rule)
+        raise ProfileError(message, rule=rule, at=at)
 
 
 class AlgorithmError(KeymailboxError):

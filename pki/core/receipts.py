@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, oids, signing, x509
+from pki.core.der import located
 from pki.core.errors import BadAddressError, ProfileError, WrongPartyError
 from pki.core.ids import DepositId, deposit_id
 from pki.core.signing import SignedObject, UnverifiedSigned
@@ -104,6 +105,7 @@ def compose_refusal(
     return _sign(oids.KEY_PACKAGE_ERROR, asn1.encode(error), sha512, signer_ski, sign, signing_time)
 
 
+@located
 def parse_receipt(der: bytes) -> UnverifiedReceipt:
     """Return a receipt or refusal that keeps the profile."""
     if len(der) > MAX_RECEIPT:

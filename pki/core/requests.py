@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
 from pki.core import asn1, attributes, kem, oids, signing, x509
+from pki.core.der import located
 from pki.core.errors import AlgorithmError, BadAddressError, ProfileError, SignatureError
 from pki.core.ids import RequestId, request_id
 from pki.core.tenants import Address, parse_address
@@ -78,6 +79,7 @@ def encryption_request(
     return _request(address, kem_spki, statement, sign=sign, signing_time=signing_time)
 
 
+@located
 def parse_request(der: bytes) -> UnverifiedRequest:
     """Return a request that keeps the profile; the key decides the kind."""
     if len(der) > MAX_REQUEST:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
 from pki.core import asn1, oids, signing
 from pki.core.crl import Reason, parse_reason
+from pki.core.der import located
 from pki.core.errors import ProfileError
 from pki.core.ids import Fingerprint
 from pki.core.signing import UnverifiedSigned
@@ -62,6 +63,7 @@ def compose_revocation(
     )
 
 
+@located
 def parse_revocation(der: bytes) -> UnverifiedRevocation:
     """Return a revocation request that keeps the profile."""
     if len(der) > MAX_REVOCATION:

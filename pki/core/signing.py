@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, oids
+from pki.core.der import located
 from pki.core.errors import AlgorithmError, MalformedError, SignatureError, demand
 
 _TIME_LIMIT = datetime(2050, 1, 1, tzinfo=UTC)
@@ -96,6 +97,7 @@ def sign(
     return asn1.encode(asn1.ContentInfo(content_type=oids.SIGNED_DATA, content=asn1.tlv(asn1.encode(signed))))
 
 
+@located
 def parse(der: bytes, *, content_types: Collection[Oid], extra: Collection[Oid]) -> UnverifiedSigned:
     """Return a SignedData that keeps the profile (rules SIG-001 to SIG-005) with exactly these attributes."""
     outer = asn1.decode(asn1.ContentInfo, der, what="The signed object")
@@ -104,7 +106,7 @@ def parse(der: bytes, *, content_types: Collection[Oid], extra: Collection[Oid])
     demand(signed.version == 3, "SIG-001", "The version of SignedData is not 3")
     demand(signed.content.content_type in content_types, "SIG-002", "The signed content has an unexpected type")
     infos = signed.signer_infos.as_list()
-    demand(len(infos) == 1, "SIG-003", "There is not exactly one signer")
+    demand(len(infos) == 1, "SIG-003", "There is not exactly one signer", asn1.encode(signed.signer_infos))
     (info,) = infos
     demand(info.version == 3 and len(info.sid) == 20, "SIG-003", "The signer is not named by a key identifier")
     for algorithm in (info.digest_algorithm, *signed.digest_algorithms.as_list()):

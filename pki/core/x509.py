@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from pki.core import asn1, kem, oids
+from pki.core.der import located
 from pki.core.errors import BadAddressError, CertificateError, ExpiredError, MalformedError, ProfileError, demand
 from pki.core.ids import Fingerprint, fingerprint
 from pki.core.tenants import Address, parse_address_uri
@@ -150,6 +151,7 @@ def assemble(tbs: bytes, signature: bytes) -> bytes:
     return asn1.encode(certificate)
 
 
+@located
 def parse_certificate(der: bytes) -> ParsedCertificate:
     """Return an instance's certificate that keeps the profile (rules CRT-001 to CRT-006, CRT-009)."""
     outer = asn1.decode(asn1.Certificate, der, what="The certificate")
