@@ -35,6 +35,16 @@ def decode(kind: type[T], der: bytes, *, what: str) -> T:
     raise failed
 
 
+def inner(kind: type[T], value: asn1.TLV, *, what: str) -> T:
+    """Decode a value of any type into ``kind``, as `decode` does, without a copy of its bytes."""
+    try:
+        return value.parse(kind)
+    except (ValueError, OverflowError, RecursionError):
+        pass
+    # The slow way knows where.
+    return decode(kind, asn1.encode_der(value), what=what)
+
+
 def encode(value: object) -> bytes:
     """Encode a declared type into DER."""
     return asn1.encode_der(value)

@@ -53,6 +53,7 @@ class ParsedCertificate:
     signature: bytes
 
 
+@lru_cache(maxsize=4096)
 def name_der(address: Address) -> bytes:
     """Return the subject of an instance: O = tenant, CN = tenant/instance."""
     return x509.Name(
