@@ -14,7 +14,7 @@ COMPILE = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-covercrypt test check serve secrets openapi bench lock clean
+.PHONY: help venv demo demo-covercrypt test check serve secrets openapi bench bench-wire lock clean
 
 help: ## list these commands
 	@echo "keymailbox: make <command>"
@@ -56,6 +56,9 @@ openapi: venv ## write schemas/openapi.json
 
 bench: venv ## measure; results go to bench/results
 	@$(BIN)/python -m bench
+
+bench-wire: venv ## measure the wire formats beside the bare cryptography
+	@$(BIN)/python -m bench.wire
 
 lock: .venv-tools/.ready ## renew requirements/*.lock; LOCK_ARGS=--upgrade for newer releases
 	@$(COMPILE) --output-file requirements/runtime.lock pyproject.toml

@@ -29,6 +29,11 @@ def beside(name: str, value: float, unit: str, ceiling: float, goal: float | Non
     return Figure(name, value, unit, ceiling, round(ratio, 4), goal, None if goal is None else ratio >= goal)
 
 
+def within(name: str, value: float, unit: str, floor: float, ratio: float, goal: float) -> Figure:
+    """Return a cost with its ratio to a bare cost of the same unit, which should be at most ``goal``."""
+    return Figure(name, value, unit, floor, round(ratio, 4), goal, ratio <= goal)
+
+
 def write(figures: list[Figure], path: Path) -> None:
     """Write all figures with machine and commit."""
     path.parent.mkdir(parents=True, exist_ok=True)
