@@ -9,21 +9,39 @@ DATA = Oid("1.2.840.113549.1.7.1")  # RFC 5652 §4
 SIGNED_DATA = Oid("1.2.840.113549.1.7.2")  # RFC 5652 §5.1
 AUTH_ENVELOPED_DATA = Oid("1.2.840.113549.1.9.16.1.23")  # RFC 5083 §2.1
 SYMMETRIC_KEY_PACKAGE = Oid("1.2.840.113549.1.9.16.1.25")  # RFC 6031 §2
-KEY_PACKAGE_RECEIPT = Oid("2.16.840.1.101.2.1.2.78.3")  # RFC 7191 §3.2
-KEY_PACKAGE_ERROR = Oid("2.16.840.1.101.2.1.2.78.6")  # RFC 7191 §4
+ASYMMETRIC_KEY_PACKAGE = Oid("2.16.840.1.101.2.1.2.78.5")  # RFC 5958 §2
+KEY_PACKAGE_RECEIPT = Oid("2.16.840.1.101.2.1.2.78.3")  # RFC 7191 §4
+KEY_PACKAGE_ERROR = Oid("2.16.840.1.101.2.1.2.78.6")  # RFC 7191 §5
 
 # Attributes
 CONTENT_TYPE = Oid("1.2.840.113549.1.9.3")  # RFC 5652 §11.1
 MESSAGE_DIGEST = Oid("1.2.840.113549.1.9.4")  # RFC 5652 §11.2
 SIGNING_TIME = Oid("1.2.840.113549.1.9.5")  # RFC 5652 §11.3
 EXTENSION_REQUEST = Oid("1.2.840.113549.1.9.14")  # RFC 2985 §5.4.2
-KEY_PACKAGE_ID_AND_RECEIPT_REQUEST = Oid("2.16.840.1.101.2.1.5.65")  # RFC 7191 §3.1
+KEY_PACKAGE_ID_AND_RECEIPT_REQUEST = Oid("2.16.840.1.101.2.1.5.65")  # RFC 7191 §3
 POSSESSION_STATEMENT = Oid("1.3.6.1.4.1.22112.2.1")  # RFC 9883 §3
-SIREN_DN = Oid("2.16.840.1.101.2.1.16.0")  # RFC 7191 §3.1.2: an entity named by its distinguished name
+SIREN_DN = Oid("2.16.840.1.101.2.1.16.0")  # RFC 7191 §2: an entity named by its distinguished name
+KEY_ALGORITHM = Oid("2.16.840.1.101.2.1.13.1")  # RFC 7906 §7
+KEY_PACKAGE_RECEIVERS = Oid("2.16.840.1.101.2.1.13.16")  # RFC 7906 §9
+KEY_PURPOSE = Oid("2.16.840.1.101.2.1.13.13")  # RFC 7906 §11
+KEY_DISTRIBUTION_PERIOD = Oid("2.16.840.1.101.2.1.13.5")  # RFC 7906 §14
+KEY_VALIDITY_PERIOD = Oid("2.16.840.1.101.2.1.13.6")  # RFC 7906 §15
 
 # Algorithms
 SHA512 = Oid("2.16.840.1.101.3.4.2.3")  # RFC 5754 §2.4
+SHA256 = Oid("2.16.840.1.101.3.4.2.1")  # RFC 5754 §2.2
+SHA384 = Oid("2.16.840.1.101.3.4.2.2")  # RFC 5754 §2.3
+ML_DSA_44 = Oid("2.16.840.1.101.3.4.3.17")  # RFC 9881 §2
 ML_DSA_65 = Oid("2.16.840.1.101.3.4.3.18")  # RFC 9881 §2
+ML_DSA_87 = Oid("2.16.840.1.101.3.4.3.19")  # RFC 9881 §2
+SLH_DSA = tuple(Oid(f"2.16.840.1.101.3.4.3.{n}") for n in range(20, 32))  # RFC 9909 §3: sha2, shake; 128s, 128f, …
+ECDSA_SHA256 = Oid("1.2.840.10045.4.3.2")  # RFC 5758 §3.2
+ECDSA_SHA384 = Oid("1.2.840.10045.4.3.3")  # RFC 5758 §3.2
+ECDSA_SHA512 = Oid("1.2.840.10045.4.3.4")  # RFC 5758 §3.2
+EC_PUBLIC_KEY = Oid("1.2.840.10045.2.1")  # RFC 5480 §2.1.1
+P_256 = Oid("1.2.840.10045.3.1.7")  # RFC 5480 §2.1.1.1
+P_384 = Oid("1.3.132.0.34")  # RFC 5480 §2.1.1.1
+ED25519 = Oid("1.3.101.112")  # RFC 8410 §3
 ML_KEM_768 = Oid("2.16.840.1.101.3.4.4.2")  # RFC 9935 §3
 ML_KEM_1024 = Oid("2.16.840.1.101.3.4.4.3")  # RFC 9935 §3
 ML_KEM_768_X25519 = Oid("1.3.6.1.5.5.7.6.58")  # draft-ietf-lamps-pq-composite-kem
@@ -40,8 +58,23 @@ MEDIA_TYPE = Oid(f"{_ARC}.1.3")  # key attribute: what the key material is
 REVOCATION_REQUEST = Oid(f"{_ARC}.2.1")  # content type: the owner asks to revoke
 REFUSAL_ARC = f"{_ARC}.3"  # error codes of refusals without one of RFC 7191's
 
+_SLH_DSA_SIZES = ("128s", "128f", "192s", "192f", "256s", "256f")
 NAMES: dict[Oid, str] = {
+    ML_DSA_44: "ML-DSA-44",
     ML_DSA_65: "ML-DSA-65",
+    ML_DSA_87: "ML-DSA-87",
+    ECDSA_SHA256: "ECDSA with SHA-256",
+    ECDSA_SHA384: "ECDSA with SHA-384",
+    ECDSA_SHA512: "ECDSA with SHA-512",
+    EC_PUBLIC_KEY: "elliptic curve key",
+    ED25519: "Ed25519",
+    **dict(
+        zip(
+            SLH_DSA,
+            (f"SLH-DSA-{hash}-{size}" for hash in ("SHA2", "SHAKE") for size in _SLH_DSA_SIZES),
+            strict=True,
+        )
+    ),
     ML_KEM_768: "ML-KEM-768",
     ML_KEM_1024: "ML-KEM-1024",
     ML_KEM_768_X25519: "MLKEM768-X25519-SHA3-256",
