@@ -20,6 +20,7 @@ GeneralizedTime = asn1.GeneralizedTime
 UTCTime = asn1.UTCTime
 
 T = TypeVar("T")
+_INTEGER, _ENUMERATED = 0x02, 0x0A
 
 
 def decode(kind: type[T], der: bytes, *, what: str) -> T:
@@ -53,6 +54,23 @@ def encode(value: object) -> bytes:
 def tlv(der: bytes) -> asn1.TLV:
     """Return DER as a value of any type."""
     return asn1.decode_der(asn1.TLV, der)
+
+
+def retagged(tag: int, der: bytes) -> bytes:
+    """Return a value of the same content under another tag: an implicit one, or SEQUENCE around an OCTET STRING's."""
+    return bytes([tag]) + der[1:]
+
+
+def enumerated(number: int) -> bytes:
+    """Return an ENUMERATED in DER: the library has none, and it is an INTEGER under tag 10 (X.690 §8.4)."""
+    return retagged(_ENUMERATED, encode(number))
+
+
+def enumerated_number(der: bytes, *, what: str) -> int:
+    """Return the number in an ENUMERATED, or raise MalformedError naming ``what``."""
+    if der[:1] != bytes([_ENUMERATED]):
+        raise MalformedError(f"{what} is not an ENUMERATED", at=der)
+    return decode(int, retagged(_INTEGER, der), what=what)
 
 
 def _short(error: Exception) -> str:

@@ -159,9 +159,8 @@ def compose(
     deposit_id(package_id)
     context_der = context.encode()
     decode_context(context_der)
-    wrapped = envelope.wrap(
-        packages.encode_package(material), oids.SYMMETRIC_KEY_PACKAGE, [recipient], context=context_der
-    )
+    content_type, package = packages.encode_package(material)
+    wrapped = envelope.wrap(package, content_type, [recipient], context=context_der)
     sender = asn1.EntityName(kind=oids.SIREN_DN, value=name_der(context.sender))
     request = asn1.PackageIdAndReceiptRequest(
         package_id=package_id, receipt_request=asn1.ReceiptRequest(encrypt=False, receipts_to=[sender])
@@ -198,7 +197,7 @@ def parse_deposit(der: bytes, *, max_size: int = MAX_DEPOSIT) -> UnverifiedDepos
     if len(identified.package_id) != 16 or asked != [(oids.SIREN_DN, name_der(context.sender))]:
         raise ProfileError("The deposit does not ask for one receipt to its sender under a 16-byte id", rule="DEP-003")
     wrapped = envelope.parse(signed.content)
-    if wrapped.content_type != oids.SYMMETRIC_KEY_PACKAGE:
+    if wrapped.content_type not in packages.CONTENT_TYPES:
         raise ProfileError("The envelope does not hold a key package", rule="DEP-004")
     if wrapped.context != context_der:
         raise ProfileError("The context inside differs from the one outside", rule="DEP-004")
@@ -221,6 +220,6 @@ def open_deposit(
     """Return the key for the recipient ``ski``; whatever goes wrong is one and the same UnwrapError."""
     content = envelope.unwrap(deposit.envelope, ski, decapsulate)
     try:
-        return packages.decode_package(content)
+        return packages.decode_package(deposit.envelope.content_type, content)
     except KeymailboxError:
         raise UnwrapError from None

@@ -56,6 +56,22 @@ def header(data: bytes, start: int, end: int, depth: int = 0) -> Header:
     return Header(tag, start, content, content + length, depth)
 
 
+def members(data: bytes, tag: int, *, most: int) -> list[bytes]:
+    """Return the encodings inside of one value with ``tag``; more than ``most`` are refused before they are kept."""
+    outer = header(data, 0, len(data))
+    if outer.tag != tag or outer.end != len(data):
+        raise MalformedError("The value is not the expected list", at=0)
+    found: list[bytes] = []
+    at = outer.content
+    while at < outer.end:
+        if len(found) == most:
+            raise MalformedError(f"There are more than {most} values", at=at)
+        one = header(data, at, outer.end)
+        found.append(data[one.start : one.end])
+        at = one.end
+    return found
+
+
 def walk(data: bytes, *, max_headers: int = 4096) -> Iterator[Header]:
     """Yield each header in the order of the bytes; deeper than `MAX_DEPTH`, or more than ``max_headers``, raise."""
     ends: list[int] = []

@@ -111,6 +111,12 @@ class ExpiredError(VerificationError):
     code = "expired"
 
 
+class PeriodError(VerificationError):
+    """Now is outside of the period for this."""
+
+    code = "outside-period"
+
+
 class RevokedError(CertificateError):
     """The certificate is revoked."""
 

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from pki.core.certificates import VerifiedCertificate
 from pki.core.crl import Crl
 from pki.core.deposits import UnverifiedDeposit, VerifiedDeposit
-from pki.core.errors import ExpiredError, ProfileError, RevokedError, StaleError, WrongPartyError
+from pki.core.errors import ExpiredError, PeriodError, ProfileError, RevokedError, StaleError, WrongPartyError
+from pki.core.packages import KeyMaterial
+from pki.core.tenants import Address
 
 MAX_LIFETIME = timedelta(days=90)
 MAX_AGE_AT_DEPOSIT = timedelta(days=1)
@@ -34,7 +36,17 @@ RULES: Mapping[str, str] = {
     "ENV-011": "Authenticated attributes are there: content-type, and at most our context.",
     "ENV-012": "The content's type is the authenticated one.",
     "PKG-001": "A key package is of version 1 with exactly one key.",
-    "PKG-002": "A key has at most one attribute, its media type.",
+    "PKG-002": "A key's attributes are known ones, each once and with one value.",
+    "PKG-003": "In a symmetric key package they stand in their order: media type, algorithm, purpose, validity period, "
+    "distribution period, receivers.",
+    "PKG-004": "An asymmetric key is one unencrypted PKCS #8 key, of version 2 if it holds its public key.",
+    "PKG-005": "A PKCS #8 key lies in an asymmetric key package, everything else in a symmetric one.",
+    "PKG-006": "The key is not empty, and its media type is of the form type/subtype.",
+    "PKG-007": "The times of a period are from 1970 to 9999, and it ends after it starts.",
+    "PKG-008": "The key's algorithm is one identifier, and its purpose one of RFC 7906's.",
+    "PKG-009": "The receivers are 1 to 64 addresses by distinguished name, none twice.",
+    "PKG-010": "The key is handed over within its distribution period.",
+    "PKG-011": "Its recipient is among its receivers, if it names any.",
     "CRT-001": "A certificate is of version 3 with a positive serial of at most 20 bytes.",
     "CRT-002": "It is signed with ML-DSA-65, inside and outside alike.",
     "CRT-003": "It is valid now, and so are its issuers.",
@@ -116,3 +128,28 @@ def verify_deposit(
         raise StaleError("The deposit was not signed just now", on=f"at {deposit.signing_time}", rule="DEP-010")
     signed = deposit.signed.verify(sender.identity_key)
     return VerifiedDeposit(deposit.id, context, signed, deposit.envelope, deposit.sha512)
+
+
+def check_handover(material: KeyMaterial, *, recipient: Address, now: datetime) -> None:
+    """Raise unless what is said of a key lets ``recipient`` have it ``now`` (rules PKG-010, PKG-011).
+
+    The sender asks before it wraps, and the recipient before it stores: nobody in between can see it.
+    """
+    period = material.attributes.distribution
+    early = period is not None and period.not_before is not None and now < period.not_before - CLOCK_SKEW
+    late = period is not None and period.not_after is not None and now > period.not_after + CLOCK_SKEW
+    if period is not None and (early or late):
+        raise PeriodError(
+            "The key may not be handed over yet" if early else "The key may not be handed over any more",
+            on=f"{period.not_before or 'ever'} to {period.not_after}",
+            hint="kmb key create NAME --distribute-from TIME --distribute-until TIME, which makes the next version",
+            rule="PKG-010",
+        )
+    receivers = material.attributes.receivers
+    if receivers and recipient not in receivers:
+        raise WrongPartyError(
+            "The key is not for this recipient",
+            on=str(recipient),
+            hint=f"kmb key create NAME --receiver {recipient}, which makes the next version",
+            rule="PKG-011",
+        )

@@ -37,6 +37,7 @@ class RefusalReason(Enum):
     WRONG_TARGET = (23, "wrong-target")
     REVOKED = (33, "revoked")
     NOT_WANTED = (11, "not-wanted")
+    OUTSIDE_PERIOD = (89, "outside-period")
 
     def __init__(self, number: int, word: str) -> None:
         self.number = number

@@ -104,7 +104,12 @@ class Deposits:
             raise UsageError("A deposit lives from a minute to 90 days", on=str(lifetime), hint="--days 30")
         if name not in self._holder.shared_keys():
             raise NotFoundError("There is no such key in this holder", on=str(name), hint="kmb key list")
-        plans = [self._planned(name, recipient, purpose, now + lifetime, now) for recipient in recipients]
+        distribution = self._holder.load_key(name).attributes.distribution
+        expires = now + lifetime
+        if distribution is not None and distribution.not_after is not None:
+            # What nobody may take any more has no place in a mailbox.
+            expires = min(expires, distribution.not_after)
+        plans = [self._planned(name, recipient, purpose, expires, now) for recipient in recipients]
         self._journal.sent.plan(plans, name=name, removed=removed)
         campaign = Campaign(name)
         for one in plans:

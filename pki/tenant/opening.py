@@ -12,6 +12,7 @@ from pki.core.errors import (
     ExpiredError,
     KeymailboxError,
     MalformedError,
+    PeriodError,
     ProfileError,
     RevokedError,
     SignatureError,
@@ -21,7 +22,7 @@ from pki.core.errors import (
 )
 from pki.core.ids import DepositId
 from pki.core.kem import KemAlgorithm
-from pki.core.policy import verify_deposit
+from pki.core.policy import check_handover, verify_deposit
 from pki.core.receipts import ReceiptKind, RefusalReason, compose_receipt, compose_refusal
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind
@@ -140,6 +141,7 @@ class Opener:
             raise RevokedError("The deposit is wrapped for a certificate that we revoked", on=own[ski].fingerprint)
         name = KeyName(context.sender, context.key_id, context.key_version)
         material = open_deposit(verified, ski, lambda algorithm, text: self._decapsulate(ski, algorithm, text))
+        check_handover(material, recipient=self._address, now=now)
         try:
             self._holder.store_key(name, material)
         except ConflictError:
@@ -182,6 +184,8 @@ def _refusal(error: KeymailboxError) -> RefusalReason:
         return RefusalReason.REVOKED
     if isinstance(error, WrongPartyError):
         return RefusalReason.WRONG_TARGET
+    if isinstance(error, PeriodError):
+        return RefusalReason.OUTSIDE_PERIOD
     if isinstance(error, ExpiredError):
         return RefusalReason.NOT_WANTED
     return RefusalReason.BAD_PACKAGE

@@ -9,6 +9,7 @@ from datetime import datetime
 from pki.core.certificates import VerifiedCertificate
 from pki.core.deposits import Context, compose
 from pki.core.packages import KeyMaterial
+from pki.core.policy import check_handover
 from pki.core.tenants import Address
 from pki.tenant.ports import KeyHolder
 from pki.tenant.records.sent import Sent
@@ -34,6 +35,7 @@ def wrap(
     now: datetime,
 ) -> Wrapped:
     """Wrap ``material`` for one certificate. The caller got that from ``Directory.look_up``, which checked it."""
+    check_handover(material, recipient=one.recipient, now=now)
     context = Context(
         sender=sender,
         recipient=one.recipient,

@@ -87,7 +87,10 @@ class MemoryHolder:
         """Keep a shared key."""
         with self._lock:
             kept = self._shared.setdefault(name, material)
-        if not secrets.compare_digest(kept.key, material.key) or kept.media_type != material.media_type:
+        if not secrets.compare_digest(kept.key, material.key) or (
+            kept.media_type,
+            kept.attributes,
+        ) != (material.media_type, material.attributes):
             raise ConflictError("There is another key under this name", on=str(name))
 
     def load_key(self, name: KeyName) -> KeyMaterial:

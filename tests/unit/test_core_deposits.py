@@ -68,7 +68,7 @@ def composed(
     """Return a deposit put together by hand, so that it can be put together wrongly."""
     outer = CONTEXT.encode() if outer is None else outer
     wrapped = envelope.wrap(
-        packages.encode_package(KEY) if content is None else content,
+        packages.encode_package(KEY)[1] if content is None else content,
         content_type,
         to or [globex().recipient],
         context=outer if inner is None else inner,

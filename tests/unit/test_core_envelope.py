@@ -1,4 +1,4 @@
-"""The envelope opens for its recipients alone, and each rule ENV-… and PKG-… is broken once."""
+"""The envelope opens for its recipients alone, and each rule ENV-… is broken once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyasn1.codec.der.decoder import decode as ber_decode
 from pyasn1.codec.der.encoder import encode as ber_encode
-from pyasn1_alt_modules import rfc5083, rfc5652, rfc6031, rfc9629
+from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
 
-from pki.core import asn1, attributes, envelope, kem, oids, packages
+from pki.core import asn1, attributes, envelope, kem, oids
 from pki.core.envelope import Recipient
-from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnavailableError, UnwrapError, UsageError
+from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnavailableError, UnwrapError
 from pki.core.kem import KemAlgorithm
-from pki.core.packages import KeyMaterial
 from tests.kit.authority import acme, globex
 
 CONTEXT = asn1.encode("a context")
@@ -212,56 +211,6 @@ def test_a_malformed_public_key_is_not_wrapped_for() -> None:
     """The sender's side refuses a malformed key before anything is made."""
     with pytest.raises(ProfileError):
         envelope.wrap(b"c", oids.DATA, [Recipient(bytes(20), KemAlgorithm.ML_KEM_768, b"\xff" * 1184)])
-
-
-# Key packages
-
-
-def test_package_round_trip_and_second_opinion() -> None:
-    """A key package comes back, and pyasn1 reads it with RFC 6031's types."""
-    material = KeyMaterial(b"k" * 1360, "application/x-covercrypt")
-    der = packages.encode_package(material)
-    assert packages.decode_package(der) == material
-    other, rest = ber_decode(der, asn1Spec=rfc6031.SymmetricKeyPackage())
-    assert not rest
-    assert bytes(other["sKeys"][0]["sKey"]) == material.key
-    assert ber_encode(other) == der
-    assert "kkkk" not in repr(material)
-
-
-@pytest.mark.parametrize(
-    ("rule", "changes", "keys"),
-    [
-        ("PKG-001", {"version": 2}, 1),
-        ("PKG-001", {"attrs": [TYPE]}, 1),
-        ("PKG-001", {}, 0),
-        ("PKG-001", {}, 2),
-    ],
-)
-def test_broken_package(rule: str, changes: dict[str, Any], keys: int) -> None:
-    """PKG-001: one key, version 1, nothing else."""
-    listed = [asn1.OneSymmetricKey(attrs=None, key=b"k")] * keys
-    fields: dict[str, Any] = {"version": 1, "attrs": None, "keys": listed, **changes}
-    with pytest.raises(ProfileError) as caught:
-        packages.decode_package(asn1.encode(asn1.SymmetricKeyPackage(**fields)))
-    assert caught.value.rule == rule
-
-
-def test_pkg_002_unknown_attribute() -> None:
-    """PKG-002: a key's only attribute is its media type; without it, it is octets."""
-    bare = asn1.SymmetricKeyPackage(version=1, attrs=None, keys=[asn1.OneSymmetricKey(attrs=None, key=b"k")])
-    assert packages.decode_package(asn1.encode(bare)) == KeyMaterial(b"k", packages.OCTETS)
-    odd = replace(bare, keys=[asn1.OneSymmetricKey(attrs=[TYPE], key=b"k")])
-    with pytest.raises(ProfileError) as caught:
-        packages.decode_package(asn1.encode(odd))
-    assert caught.value.rule == "PKG-002"
-
-
-@pytest.mark.parametrize(("key", "media_type"), [(b"", "a/b"), (b"k", "text"), (b"k", "a/b\n"), (b"k", "A/B")])
-def test_bad_material(key: bytes, media_type: str) -> None:
-    """An empty key or a media type that is none is refused."""
-    with pytest.raises(UsageError):
-        KeyMaterial(key, media_type)
 
 
 def test_kem_names() -> None:

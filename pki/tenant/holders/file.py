@@ -11,11 +11,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pki.core import kem
+from pki.core import asn1, kem, oids
+from pki.core.der import header
 from pki.core.errors import ConflictError, KeymailboxError, NotFoundError, SealError, UnwrapError
 from pki.core.ids import key_id
 from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial, decode_package, encode_package
+from pki.core.profile import Profile
 from pki.core.sealing import seal, unseal
 from pki.core.tenants import parse_address
 from pki.tenant.disk import private_folder, write_new
@@ -25,6 +27,7 @@ from pki.tenant.ports import EncryptionKey, KeyName
 _IDENTITY = "identity key ML-DSA-65"
 _ACCESS = "access key Ed25519"
 _SUFFIX = ".sealed"
+_OBJECT_IDENTIFIER = 0x06
 
 
 class FileHolder:
@@ -96,10 +99,9 @@ class FileHolder:
     def store_key(self, name: KeyName, material: KeyMaterial) -> None:
         """Keep a shared key for good."""
         path = self._shared_path(name)
-        package = encode_package(material)
-        self._create(path, package, _shared_purpose(name))
+        self._create(path, _packed(material), _shared_purpose(name))
         # Read back what is on the disk: it is the other process's key when that one was first.
-        if not secrets.compare_digest(self._open(path, _shared_purpose(name), "The key"), package):
+        if not _same(self.load_key(name), material):
             raise ConflictError(
                 "There is another key under this name",
                 on=str(name),
@@ -111,7 +113,7 @@ class FileHolder:
         path = self._shared_path(name)
         if not path.exists():
             raise NotFoundError("There is no such key in this holder", on=str(name), hint="kmb key list")
-        return decode_package(self._open(path, _shared_purpose(name), "The key"))
+        return _unpacked(self._open(path, _shared_purpose(name), "The key"))
 
     def shared_keys(self) -> Sequence[KeyName]:
         """Return the names of all shared keys, in order."""
@@ -161,6 +163,25 @@ def _encryption_purpose(ski: bytes, algorithm: KemAlgorithm) -> str:
 
 def _shared_purpose(name: KeyName) -> str:
     return f"shared key {name.owner} {name.key_id} {name.version}"
+
+
+def _packed(material: KeyMaterial) -> bytes:
+    """Return a key package with its content type in front (ContentInfo, RFC 5652 §3)."""
+    content_type, package = encode_package(material)
+    return asn1.encode(asn1.ContentInfo(content_type=content_type, content=asn1.tlv(package)))
+
+
+def _unpacked(der: bytes) -> KeyMaterial:
+    if der[header(der, 0, len(der)).content] != _OBJECT_IDENTIFIER:
+        # Files of the first format: a symmetric key package alone, whatever its media type.
+        return decode_package(oids.SYMMETRIC_KEY_PACKAGE, der, profile=Profile.READ)
+    info = asn1.decode(asn1.ContentInfo, der, what="The key file")
+    return decode_package(info.content_type, asn1.encode(info.content))
+
+
+def _same(one: KeyMaterial, other: KeyMaterial) -> bool:
+    said = (one.media_type, one.attributes) == (other.media_type, other.attributes)
+    return secrets.compare_digest(one.key, other.key) and said
 
 
 def _name_in(path: Path) -> KeyName:
