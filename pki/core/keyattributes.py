@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -85,6 +85,16 @@ class KeyAttributes:
 
 
 NOTHING_SAID = KeyAttributes()
+
+
+def of_next_version(said: KeyAttributes, *, owner: Address, removed: Collection[Address]) -> KeyAttributes:
+    """Return what holds for the next version too: not the periods, and of the receivers those that stay.
+
+    When none of them stays, ``owner`` alone is named: nobody named would mean that everybody may have it.
+    """
+    staying = tuple(one for one in said.receivers if one not in removed)
+    receivers = (staying or (owner,)) if said.receivers else ()
+    return KeyAttributes(algorithm=said.algorithm, purpose=said.purpose, receivers=receivers)
 
 
 @sequence

@@ -19,7 +19,9 @@ from pki.core.crl import Reason
 from pki.core.errors import KeymailboxError, NotFoundError, PinError, UsageError
 from pki.core.ids import DepositId, Fingerprint, KeyId, key_id
 from pki.core.kem import KemAlgorithm
-from pki.core.packages import OCTETS, KeyMaterial
+from pki.core.keyattributes import NOTHING_SAID, KeyAttributes, of_next_version
+from pki.core.packages import OCTETS, KeyMaterial, encode_package
+from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind
 from pki.tenant.certificates import Certificates
@@ -117,6 +119,7 @@ class Agent:
         root_fingerprint: str | None = None,
         allow_http: bool = False,
         algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE,
+        identity: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
         wait: float = WAIT,
         progress: Progress = lambda done, on: None,
         clock: Clock = utc_now,
@@ -135,6 +138,7 @@ class Agent:
             root_fingerprint=root_fingerprint,
             allow_http=allow_http,
             algorithm=algorithm,
+            identity=identity,
             wait=wait,
             clock=clock,
             progress=progress,
@@ -224,7 +228,13 @@ class Agent:
     # Keys
 
     def create_key(
-        self, name: str, key: bytes | None = None, *, media_type: str = OCTETS, version: int | None = None
+        self,
+        name: str,
+        key: bytes | None = None,
+        *,
+        media_type: str = OCTETS,
+        attributes: KeyAttributes = NOTHING_SAID,
+        version: int | None = None,
     ) -> KeyName:
         """Keep a key of ours: ``key``, or 32 random bytes. Without ``version``, the next one."""
         identifier = key_id(name)
@@ -232,7 +242,10 @@ class Agent:
         if not 1 <= number < 1 << 31:
             raise UsageError("A key version is from 1 to 2147483647", on=str(number))
         full = KeyName(self.address, identifier, number)
-        self.holder.store_key(full, KeyMaterial(key or secrets.token_bytes(KEY_SIZE), media_type))
+        material = KeyMaterial(key or secrets.token_bytes(KEY_SIZE), media_type, attributes)
+        # What cannot be sent is refused before it is kept.
+        encode_package(material)
+        self.holder.store_key(full, material)
         return full
 
     def shared_keys(self) -> Sequence[KeyName]:
@@ -273,6 +286,7 @@ class Agent:
         *,
         except_: Collection[str] = (),
         key: bytes | None = None,
+        attributes: KeyAttributes | None = None,
         purpose: str = "",
         lifetime: timedelta = LIFETIME,
         wait: float = WAIT,
@@ -280,6 +294,7 @@ class Agent:
         """Make the next version of a key of ours, and send it to all its holders but ``except_``, who are none then.
 
         ``except_`` names tenants or addresses. A key of another media type than raw bytes needs its next ``key``.
+        Without ``attributes``, algorithm, purpose and the receivers that stay are the old version's, without periods.
         """
         identifier = key_id(name)
         newest = self._newest(identifier)
@@ -294,7 +309,8 @@ class Agent:
             )
         holders, removed = self._deposits.holders(KeyName(self.address, identifier, newest), except_)
         fresh = key or secrets.token_bytes(len(old.key))
-        full = self.create_key(name, fresh, media_type=old.media_type, version=newest + 1)
+        said = attributes or of_next_version(old.attributes, owner=self.address, removed=removed)
+        full = self.create_key(name, fresh, media_type=old.media_type, attributes=said, version=newest + 1)
         return self._deposits.send(
             full, holders, purpose=purpose, lifetime=lifetime, now=self._clock(), wait=wait, removed=removed
         )

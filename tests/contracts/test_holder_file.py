@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pki.core import asn1, attributes, oids
 from pki.core.errors import SealError, SettingsError
 from pki.core.kem import KemAlgorithm
-from pki.core.packages import KeyMaterial
+from pki.core.packages import PKCS8, KeyMaterial
+from pki.core.sealing import seal
 from pki.tenant.holders.file import FileHolder
 from pki.tenant.holders.passphrase import Passphrase, create_key_file, read_passphrase
 from tests.kit.holder_contract import MATERIAL, HolderContract, name
@@ -90,6 +92,21 @@ def test_a_key_file_under_another_name_does_not_open(tmp_path: Path) -> None:
     second.write_bytes(first.read_bytes())
     with pytest.raises(SealError):
         FileHolder(tmp_path / "keys", PASSPHRASE).load_key(name(2))
+
+
+@pytest.mark.parametrize("material", [MATERIAL, KeyMaterial(b"not even PKCS #8", PKCS8)], ids=["opaque", "PKCS #8"])
+def test_files_of_the_first_format_stay_readable(tmp_path: Path, material: KeyMaterial) -> None:
+    """Before packages had a content type, a file held a symmetric key package alone, whatever the media type."""
+    holder = FileHolder(tmp_path / "keys", PASSPHRASE)
+    media_type = attributes.attribute(oids.MEDIA_TYPE, asn1.encode(material.media_type))
+    keys = [asn1.OneSymmetricKey(attrs=[media_type], key=material.key)]
+    old = asn1.encode(asn1.SymmetricKeyPackage(version=1, attrs=None, keys=keys))
+    purpose = f"shared key {name().owner} {name().key_id} {name().version}"
+    holder._shared_path(name()).write_bytes(seal(old, PASSPHRASE.reveal(), purpose=purpose))
+    assert holder.load_key(name()) == material
+    if material is MATERIAL:
+        holder.store_key(name(), material)
+        assert list(holder.shared_keys()) == [name()]
 
 
 def test_unfinished_files_are_not_keys(tmp_path: Path) -> None:

@@ -226,3 +226,39 @@ def test_tables_for_people(room: Room) -> None:
     shown = room.acme.type("cert", "list").stdout
     for one in room.acme.read("cert", "list"):
         assert one["fingerprint"] in shown
+
+
+def test_what_is_said_of_a_key_is_shown(room: Room, tmp_path: Path) -> None:
+    """Options say it, ``info`` and ``export`` show it on both sides, and a key for later is exported with a note."""
+    made = room.acme.read(
+        *("key", "create", "said", "--key-algorithm", "aes-256-gcm", "--key-purpose", "training"),
+        *("--valid-from", "2999-01-01", "--valid-until", "2999-12-31T12:00Z", "--distribute-until", "2999-06-01"),
+        *("--receiver", "globex/main"),
+    )
+    assert (made["algorithm"], made["purpose"], made["receivers"]) == ("AES-256-GCM", "training", "globex/main")
+    room.acme.read("key", "send", "said", "--to", "globex/main")
+    room.globex.read("mailbox", "receive")
+    told = room.globex.read("key", "info", "said")
+    assert {name: told[name] for name in made} == made
+    assert (told["valid_from"], told["valid_until"]) == ("2999-01-01T00:00:00+00:00", "2999-12-31T12:00:00+00:00")
+    exported = room.globex.type("key", "export", "said", "--out", str(tmp_path / "said.key"))
+    assert "not yet" in exported.stderr
+    room.acme.type("key", "send", "said", "--to", "acme/eu-west", fine=output.CHECK_FAILED)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--key-algorithm", "rot13"),
+        ("--key-purpose", "fun"),
+        ("--valid-until", "tomorrow"),
+        ("--valid-from", "2027-01-02", "--valid-until", "2027-01-01"),
+        ("--distribute-from", "2027-01-01"),
+        ("--receiver", "globex"),
+        ("--media-type", "application/pkcs8"),
+    ],
+)
+def test_what_makes_no_sense_is_not_said(room: Room, options: tuple[str, ...]) -> None:
+    """Each option that cannot be meant is wrong usage, and makes no key."""
+    room.acme.type("key", "create", "senseless", *options, fine=output.USAGE)
+    assert "senseless" not in {one["key"] for one in room.acme.read("key", "list")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +10,12 @@ import typer
 
 from pki.core.errors import ConflictError, KeymailboxError, UsageError
 from pki.tenant import output
+from pki.tenant.commands import attributes
 from pki.tenant.commands.peer import first_contact
 from pki.tenant.commands.shared import Json, Wait, open_agent, read_material
 
 if TYPE_CHECKING:
+    from pki.core.packages import KeyMaterial
     from pki.tenant.deposits import Campaign
 
 app = typer.Typer(help="Shared keys: make, send, rotate, export.", no_args_is_help=True)
@@ -28,18 +30,37 @@ Days = Annotated[float, typer.Option("--days", help="How long the recipient may 
 
 
 @app.command()
-def create(name: Name, file: In = None, media_type: MediaType = OCTETS, as_json: Json = False) -> None:
+def create(
+    name: Name,
+    file: In = None,
+    media_type: MediaType = OCTETS,
+    key_algorithm: attributes.Algorithm = "",
+    key_purpose: attributes.KeyPurposeWord = "",
+    valid_from: attributes.ValidFrom = "",
+    valid_until: attributes.ValidUntil = "",
+    distribute_from: attributes.DistributeFrom = "",
+    distribute_until: attributes.DistributeUntil = "",
+    receiver: attributes.Receivers = None,
+    as_json: Json = False,
+) -> None:
     """Make a key of yours, or the next version of it. It stays in your holder until you send it.
 
-    Example: [bold]kmb key create orders-2026[/bold]
+    What you say of it travels with it, inside of the envelope. A private key is PKCS #8 in DER: application/pkcs8.
+
+    Example: [bold]kmb key create orders-2026 --valid-until 2027-01-01 --receiver globex/main[/bold]
     """
+    said = attributes.read_attributes(
+        algorithm=key_algorithm,
+        purpose=key_purpose,
+        valid=(valid_from, valid_until),
+        distribute=(distribute_from, distribute_until),
+        receivers=receiver or (),
+    )
     material = read_material(file) if file else None
     with open_agent() as agent:
-        full = agent.create_key(name, material, media_type=media_type)
-        output.show_record(
-            {"key": full.key_id, "version": full.version, "media_type": media_type, "size": len(material or b"") or 32},
-            as_json=as_json,
-        )
+        full = agent.create_key(name, material, media_type=media_type, attributes=said)
+        told = attributes.told(agent.load_key(full))
+        output.show_record({"key": full.key_id, "version": full.version, **told}, as_json=as_json)
 
 
 @app.command("list")
@@ -56,6 +77,22 @@ def list_(as_json: Json = False) -> None:
             for one in agent.shared_keys()
         ]
         output.show_rows(rows, as_json=as_json, empty="No keys yet: kmb key create NAME")
+
+
+@app.command()
+def info(name: Name, version: Version = 0, owner: Owner = "", as_json: Json = False) -> None:
+    """Show what is said of a key, yours or a received one; never the key itself.
+
+    Example: [bold]kmb key info orders-2026[/bold]
+    """
+    from pki.core.tenants import parse_address
+
+    with open_agent() as agent:
+        full = agent.find_key(name, version=version or None, owner=parse_address(owner) if owner else None)
+        material = agent.load_key(full)
+        named = {"key": full.key_id, "version": full.version, "owner": str(full.owner)}
+        output.show_record({**named, **attributes.told(material)}, as_json=as_json)
+        _warn(material)
 
 
 @app.command()
@@ -159,12 +196,19 @@ def export(
                 "key": full.key_id,
                 "version": full.version,
                 "owner": str(full.owner),
-                "media_type": material.media_type,
-                "size": len(material.key),
+                **attributes.told(material),
                 "file": str(out),
             },
             as_json=as_json,
         )
+        _warn(material)
+
+
+def _warn(material: KeyMaterial) -> None:
+    """Tell a person when the key is not to be used now."""
+    said = attributes.validity_note(material, datetime.now(UTC))
+    if said:
+        output.note(said)
 
 
 def _report(campaign: Campaign, *, as_json: bool) -> None:
