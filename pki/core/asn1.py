@@ -319,7 +319,7 @@ class SymmetricKeyPackage:
 
 @asn1.sequence
 class EntityName:
-    """SIREntityName, RFC 7191 §3.1.2: a type and the DER of a value in an OCTET STRING."""
+    """SIREntityName, RFC 7191 §2: a type and the DER of a value in an OCTET STRING."""
 
     kind: Oid
     value: bytes
@@ -327,7 +327,7 @@ class EntityName:
 
 @asn1.sequence
 class ReceiptRequest:
-    """KeyPkgReceiptReq, RFC 7191 §3.1, without receiptsFrom: the recipient answers."""
+    """KeyPkgReceiptReq, RFC 7191 §3, without receiptsFrom: the recipient answers."""
 
     encrypt: Annotated[bool, asn1.Default(False)]
     receipts_to: list[EntityName]
@@ -335,7 +335,7 @@ class ReceiptRequest:
 
 @asn1.sequence
 class PackageIdAndReceiptRequest:
-    """KeyPkgIdentifierAndReceiptReq, RFC 7191 §3.1."""
+    """KeyPkgIdentifierAndReceiptReq, RFC 7191 §3."""
 
     package_id: bytes
     receipt_request: ReceiptRequest | None
@@ -343,7 +343,7 @@ class PackageIdAndReceiptRequest:
 
 @asn1.sequence
 class KeyPackageReceipt:
-    """RFC 7191 §3.2, version 2 (the default)."""
+    """RFC 7191 §4, version 2 (the default)."""
 
     version: Annotated[int, asn1.Default(2)]
     receipt_of: bytes
@@ -359,7 +359,7 @@ class ErrorOf:
 
 @asn1.sequence
 class KeyPackageError:
-    """RFC 7191 §4, version 2; the error code is an ENUMERATED or an OID, kept as it came."""
+    """RFC 7191 §5, version 2; the error code is an ENUMERATED or an OID, kept as it came."""
 
     version: Annotated[int, asn1.Default(2)]
     error_of: Annotated[bytes | None, Explicit(0)]

@@ -9,7 +9,7 @@ from typing import NewType
 from pki.core.errors import UsageError
 
 DepositId = NewType("DepositId", str)
-"""32 hex digits: the 16 random bytes that the sender signed as the key package id (RFC 7191 §3.1)."""
+"""32 hex digits: the 16 random bytes that the sender signed as the key package id (RFC 7191 §3)."""
 RequestId = NewType("RequestId", str)
 """The SHA-256 of a certificate request's DER, 64 hex digits."""
 Fingerprint = NewType("Fingerprint", str)

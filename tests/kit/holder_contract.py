@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
-from pki.core import kem
+from pki.core import kem, oids
 from pki.core.errors import ConflictError, NotFoundError, UnwrapError
 from pki.core.ids import KeyId
 from pki.core.kem import KemAlgorithm
-from pki.core.packages import KeyMaterial
+from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
+from pki.core.packages import PKCS8, KeyMaterial
 from pki.core.tenants import parse_address
 from pki.tenant.ports import KeyHolder, KeyName
 
 ACME = parse_address("acme/eu-west")
 GLOBEX = parse_address("globex/main")
 MATERIAL = KeyMaterial(b"a shared key of thirty-two bytes", "application/x-test")
+SAID = KeyAttributes(
+    algorithm=oids.AES256_GCM,
+    purpose=KeyPurpose.OPERATIONAL,
+    validity=Period(datetime(2026, 1, 1, tzinfo=UTC)),
+    distribution=Period(None, datetime(2027, 1, 1, tzinfo=UTC)),
+    receivers=(GLOBEX,),
+)
+PRIVATE_KEY = Ed25519PrivateKey.generate().private_bytes(
+    serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+)
 
 
 def name(version: int = 1, *, key: str = "orders/2026:a", owner: str = "acme/eu-west") -> KeyName:
@@ -93,10 +107,16 @@ class HolderContract:
         with pytest.raises(UnwrapError):
             holder.decapsulate(key.ski, KemAlgorithm.ML_KEM_1024, bytes(KemAlgorithm.ML_KEM_1024.ciphertext_size))
 
-    def test_shared_keys_come_back(self, holder: KeyHolder, again: KeyHolder) -> None:
-        """Bytes and media type are what was stored."""
-        holder.store_key(name(), MATERIAL)
-        assert again.load_key(name()) == MATERIAL
+    @pytest.mark.parametrize(
+        "material",
+        [MATERIAL, replace(MATERIAL, attributes=SAID), KeyMaterial(PRIVATE_KEY, PKCS8, SAID)],
+        ids=["bare", "all said", "private key"],
+    )
+    def test_shared_keys_come_back(self, holder: KeyHolder, again: KeyHolder, material: KeyMaterial) -> None:
+        """Bytes, media type and what is said of the key are what was stored; storing it again changes nothing."""
+        holder.store_key(name(), material)
+        assert again.load_key(name()) == material
+        again.store_key(name(), material)
 
     def test_the_same_key_again_changes_nothing(self, holder: KeyHolder, again: KeyHolder) -> None:
         """An interrupted store is simply repeated."""
@@ -104,9 +124,17 @@ class HolderContract:
         again.store_key(name(), MATERIAL)
         assert list(again.shared_keys()) == [name()]
 
-    @pytest.mark.parametrize("other", [KeyMaterial(b"other bytes"), KeyMaterial(MATERIAL.key, "application/x-other")])
+    @pytest.mark.parametrize(
+        "other",
+        [
+            KeyMaterial(b"other bytes", MATERIAL.media_type),
+            KeyMaterial(MATERIAL.key, "application/x-other"),
+            replace(MATERIAL, attributes=SAID),
+        ],
+        ids=["bytes", "media type", "attributes"],
+    )
     def test_a_name_stands_for_one_key(self, holder: KeyHolder, again: KeyHolder, other: KeyMaterial) -> None:
-        """Other bytes, or another media type, under the same name are refused, and the first stay."""
+        """Other bytes, another media type or other attributes under the same name are refused, and the first stay."""
         holder.store_key(name(), MATERIAL)
         with pytest.raises(ConflictError):
             again.store_key(name(), other)
