@@ -14,6 +14,7 @@ import pytest
 from pki.core import asn1, crl, deposits, keyattributes, oids, receipts, requests, revocations, signing
 from pki.core.crl import Reason
 from pki.core.entities import entity
+from pki.core.errorcodes import NUMBERED
 from pki.core.ids import fingerprint
 from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
 from pki.core.packages import PKCS8, KeyMaterial, encode_package
@@ -219,6 +220,12 @@ def test_the_lists_of_codes_are_those_of_the_code() -> None:
     assert enumeration("RefusalReason") == {one.word: one.number for one in RefusalReason}
     assert enumeration("KeyPurposeProfile") == {one.word: one.number for one in KeyPurpose}
     assert sorted(enumeration("RevocationReason").values()) == sorted(crl.Reason)
+
+
+def test_the_imported_error_codes_are_the_rfcs() -> None:
+    """The companion's list of RFC 7191's codes is the code's."""
+    declared = asn1tools.parse_string(IMPORTED)["KeyPackageReceiptAndErrorModuleV2"]["types"]["EnumeratedErrorCode"]
+    assert {number: name for name, number in declared["values"]} == dict(NUMBERED)
 
 
 def test_a_revocation_request_has_the_same_value_and_bytes() -> None:
