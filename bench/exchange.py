@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
-
 from pki.core import httpsig
 from pki.core.deposits import Context, compose
 from pki.core.ids import KeyId
 from pki.core.packages import KeyMaterial
 from pki.core.tenants import Address, parse_address
-from pki.core.x509 import key_identifier, spki_of
 from pki.tenant.agent import Agent, utc_now
 from pki.tenant.client import AccessKey, Client
 from pki.tenant.enrolment import Invitation
@@ -66,8 +63,7 @@ def measure(server: str, sender: Agent, recipient: Agent, *, deposits: int, clie
 
 def _composed(sender: Agent, to: Address, count: int) -> list[bytes]:
     certificate = sender.directory.encryption_of(sender.peer(to))
-    identity = MLDSA65PublicKey.from_public_bytes(sender.holder.identity_public())
-    ski = key_identifier(spki_of(identity))
+    ski = sender.holder.identity_public().ski
     now = datetime.now(UTC)
     material = KeyMaterial(secrets.token_bytes(32))
     return [

@@ -64,7 +64,7 @@ def _check(pair: Callable[[str, Work, Work, float], None]) -> None:
         parsed = deposits.parse_deposit(der)
         policy.verify_deposit(parsed, sender=certificate, crl=None, recipient_skis=skis, now=NOW)
 
-    key = sender.key.public_key()
+    key = sender.key.public
     signature, message = _signed(der)
     pair("deposit check, beside the bare ML-DSA-65 verify", whole, lambda: key.verify(signature, message), 1.35)
     pair("deposit parsed, beside pyasn1", lambda: deposits.parse_deposit(der), lambda: _pyasn1(der), 0.10)

@@ -39,7 +39,8 @@ def decode(kind: type[T], der: bytes, *, what: str) -> T:
 def inner(kind: type[T], value: asn1.TLV, *, what: str) -> T:
     """Decode a value of any type into ``kind``, as `decode` does, without a copy of its bytes."""
     try:
-        return value.parse(kind)
+        found: T = value.parse(kind)
+        return found
     except (ValueError, OverflowError, RecursionError):
         pass
     # The slow way knows where.
@@ -224,6 +225,29 @@ class SignedData:
 
 
 @asn1.sequence
+class MeasuredSignedData:
+    """RFC 5652 §5.1, whose lists are measured before they are decoded."""
+
+    version: int
+    digest_algorithms: TLV
+    content: EncapsulatedContent
+    signer_infos: TLV
+
+
+@asn1.sequence
+class AnySignerInfo:
+    """RFC 5652 §5.3, with a signer of any name, and with unsigned attributes, which nobody looks at."""
+
+    version: int
+    sid: TLV
+    digest_algorithm: AlgorithmIdentifier
+    signed_attrs: Annotated[SetOf[Attribute], Implicit(0)]
+    signature_algorithm: AlgorithmIdentifier
+    signature: bytes
+    unsigned_attrs: Annotated[SetOf[Attribute] | None, Implicit(1)]
+
+
+@asn1.sequence
 class SignedAttributes:
     """A holder: the signature is over the attributes' universal SET OF encoding (RFC 5652 §5.4)."""
 
@@ -232,10 +256,10 @@ class SignedAttributes:
 
 @asn1.sequence
 class KemRecipient:
-    """KEMRecipientInfo, RFC 9629 §3, version 0, named by subject key identifier."""
+    """KEMRecipientInfo, RFC 9629 §3, version 0."""
 
     version: int
-    rid: Annotated[bytes, Implicit(0)]
+    rid: IssuerAndSerial | Annotated[bytes, Implicit(0)]
     kem: AlgorithmIdentifier
     kem_ciphertext: bytes
     kdf: AlgorithmIdentifier

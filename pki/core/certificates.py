@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+from functools import cached_property
 
 from pki.core import envelope, kem, oids, requests, x509
 from pki.core.crl import Crl
 from pki.core.envelope import Recipient
 from pki.core.errors import CertificateError, IllegalMoveError, RevokedError, WrongPartyError
 from pki.core.ids import Fingerprint
+from pki.core.signatures import VerifyingKey
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind as CertificateKind
 from pki.core.x509 import ParsedCertificate
@@ -82,8 +82,8 @@ class VerifiedCertificate:
 
     parsed: ParsedCertificate
 
-    @property
-    def identity_key(self) -> MLDSA65PublicKey:
+    @cached_property
+    def identity_key(self) -> VerifyingKey:
         """The key of an identity certificate."""
         return x509.identity_public_key(self.parsed.spki)
 
@@ -100,7 +100,7 @@ def check_listed(
     *,
     address: Address,
     kind: CertificateKind,
-    identity_key: MLDSA65PublicKey,
+    identity_key: VerifyingKey,
     issuing_der: bytes,
     root_der: bytes,
     crl: Crl | None,

@@ -1,4 +1,4 @@
-"""The certificate revocation list (RFC 5280 §5), signed by the issuing CA with ML-DSA-65."""
+"""The certificate revocation list (RFC 5280 §5), signed by the issuing CA."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from datetime import datetime
 from enum import IntEnum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pki.core import asn1
-from pki.core.errors import CertificateError, MalformedError, StaleError, UsageError
+from pki.core import asn1, der, signatures
+from pki.core.authorities import authority_key
+from pki.core.errors import (
+    CertificateError,
+    MalformedError,
+    SignatureError,
+    StaleError,
+    UsageError,
+)
 
 
 class Reason(IntEnum):
@@ -54,7 +61,7 @@ def parse_reason(number: int) -> Reason:
 
 def build_crl(
     issuing_der: bytes,
-    key: MLDSA65PrivateKey,
+    key: MLDSA65PrivateKey | EllipticCurvePrivateKey,
     *,
     number: int,
     this_update: datetime,
@@ -77,35 +84,46 @@ def build_crl(
         if entry.reason is not Reason.UNSPECIFIED:  # RFC 5280 §5.3.1: absent rather than unspecified
             item = item.add_extension(x509.CRLReason(_FLAGS[entry.reason]), critical=False)
         builder = builder.add_revoked_certificate(item.build())
-    return builder.sign(key, None).public_bytes(serialization.Encoding.DER)
+    hashed = hashes.SHA384() if isinstance(key, EllipticCurvePrivateKey) else None
+    return builder.sign(key, hashed).public_bytes(serialization.Encoding.DER)
 
 
-def verify_crl(der: bytes, *, issuing_der: bytes, now: datetime) -> Crl:
+def verify_crl(crl_der: bytes, *, issuing_der: bytes, now: datetime) -> Crl:
     """Verify signature, issuer and freshness; raise CertificateError or, past nextUpdate, StaleError."""
     # A CertificateList has a Certificate's outer form (RFC 5280 §5.1.1).
-    outer = asn1.decode(asn1.Certificate, der, what="The revocation list")
+    outer = asn1.decode(asn1.Certificate, crl_der, what="The revocation list")
     if outer.signature.padding_bits():
         raise CertificateError("The revocation list's signature is not of whole bytes", rule="CRL-001")
     try:
-        crl = x509.load_der_x509_crl(der)
-        issuing = x509.load_der_x509_certificate(issuing_der)
-        key = issuing.public_key()
-        if not isinstance(key, MLDSA65PublicKey) or crl.issuer != issuing.subject:
+        crl = x509.load_der_x509_crl(crl_der)
+        if crl.issuer != x509.load_der_x509_certificate(issuing_der).subject:
             raise CertificateError("The revocation list is not the issuing CA's", rule="CRL-001")
-        key.verify(crl.signature, crl.tbs_certlist_bytes)
+        _check_signature(outer, issuing_der)
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         for extension in crl.extensions:
             if extension.critical:
                 raise CertificateError("The revocation list has a critical extension", rule="CRL-002")
         revoked = {entry.serial_number: _entry(entry) for entry in crl}
         this_update, next_update = crl.last_update_utc, crl.next_update_utc
-    except InvalidSignature:
+    except SignatureError:
         raise CertificateError("The revocation list is not signed by the issuing CA", rule="CRL-001") from None
     except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
         raise MalformedError("The revocation list cannot be read", on=type(error).__name__) from None
     if next_update is None or now > next_update:
         raise StaleError("The revocation list is out of date", on=f"until {next_update}", rule="CRL-003")
     return Crl(number, this_update, next_update, revoked)
+
+
+def _check_signature(outer: asn1.Certificate, issuing_der: bytes) -> None:
+    key = authority_key(issuing_der)
+    signed = asn1.encode(outer.tbs)
+    # Inside, the algorithm follows the version 2 (RFC 5280 §5.1.2.2).
+    inside = signed[der.header(signed, 0, len(signed)).content :]
+    if not inside.startswith(b"\x02\x01\x01" + asn1.encode(outer.signature_algorithm)):
+        raise SignatureError("The revocation list names one signature algorithm inside and another outside")
+    if signatures.algorithm_of(outer.signature_algorithm, rule="CRL-001") is not key.algorithm:
+        raise SignatureError("The revocation list is signed with another algorithm than the issuing CA's")
+    key.verify(outer.signature.as_bytes(), signed)
 
 
 def _entry(entry: x509.RevokedCertificate) -> Revoked:

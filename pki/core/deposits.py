@@ -23,6 +23,7 @@ from pki.core.errors import (
 from pki.core.ids import DepositId, KeyId, deposit_id, key_id
 from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
+from pki.core.signatures import SignatureAlgorithm
 from pki.core.signing import SignedObject, UnverifiedSigned
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import Sign, name_der
@@ -154,8 +155,12 @@ def compose(
     signer_ski: bytes,
     sign: Sign,
     signing_time: datetime,
+    algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
 ) -> bytes:
-    """Return a deposit in DER: wrapped for ``recipient`` and signed; ``package_id`` is 16 random bytes."""
+    """Return a deposit in DER: wrapped for ``recipient`` and signed; ``package_id`` is 16 random bytes.
+
+    ``algorithm`` is that of ``sign``.
+    """
     deposit_id(package_id)
     context_der = context.encode()
     decode_context(context_der)
@@ -172,6 +177,7 @@ def compose(
         signing_time=signing_time,
         signer_ski=signer_ski,
         sign=sign,
+        algorithm=algorithm,
     )
 
 

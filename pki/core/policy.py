@@ -20,21 +20,25 @@ RULES: Mapping[str, str] = {
     "SIG-001": "A signed object is SignedData of version 3.",
     "SIG-002": "Its content has one of the types that are expected there.",
     "SIG-003": "It has exactly one signer, named by a subject key identifier.",
-    "SIG-004": "The digest is SHA-512 and the signature ML-DSA-65, parameters absent.",
+    "SIG-004": "The signature is of an identity's algorithm, the digest the one that goes with it, parameters absent.",
     "SIG-005": "The signed attributes are exactly the expected ones, each once, and content-type agrees.",
     "SIG-006": "Digest and signature verify under the signer's key.",
+    "SIG-007": "The signature is of the algorithm of the signer's key.",
     "ENV-001": "The envelope is AuthEnvelopedData.",
-    "ENV-002": "All versions are 0.",
+    "ENV-002": "Each version is the one that its type asks for.",
     "ENV-003": "It has 1 to 16 recipients, none twice.",
-    "ENV-004": "Each is a KEM recipient with an allowed algorithm, parameters absent.",
-    "ENV-005": "KEM ciphertext and key identifier have their exact sizes.",
-    "ENV-006": "The key derivation is HKDF-SHA256.",
+    "ENV-004": "Each recipient is of a kind and an algorithm that is allowed, a KEM without parameters.",
+    "ENV-005": "Each recipient is named by a 20-byte key identifier, and what is for it has its exact size.",
+    "ENV-006": "A KEM's key derivation is HKDF with SHA-256, SHA-384 or SHA-512.",
     "ENV-007": "The content key is wrapped with AES-256-wrap under a 32-byte key.",
     "ENV-008": "The content is encrypted with AES-256-GCM.",
     "ENV-009": "The nonce has 12 bytes.",
     "ENV-010": "The tag has 16 bytes, and says so.",
     "ENV-011": "Authenticated attributes are there: content-type, and at most our context.",
     "ENV-012": "The content's type is the authenticated one.",
+    "ENV-013": "A key agreement is of one ephemeral key on the recipient's curve, with X9.63 by the curve's hash.",
+    "ENV-014": "RSA is OAEP with SHA-256 throughout, or SHA-1 throughout, without a label.",
+    "ENV-015": "User keying material has at most 1024 bytes.",
     "PKG-001": "A key package is of version 1 with exactly one key.",
     "PKG-002": "A key's attributes are known ones, each once and with one value.",
     "PKG-003": "In a symmetric key package they stand in their order: media type, algorithm, purpose, validity period, "
@@ -48,7 +52,7 @@ RULES: Mapping[str, str] = {
     "PKG-010": "The key is handed over within its distribution period.",
     "PKG-011": "Its recipient is among its receivers, if it names any.",
     "CRT-001": "A certificate is of version 3 with a positive serial of at most 20 bytes.",
-    "CRT-002": "It is signed with ML-DSA-65, inside and outside alike.",
+    "CRT-002": "It is signed with an algorithm of the profile, inside and outside alike.",
     "CRT-003": "It is valid now, and so are its issuers.",
     "CRT-004": "It names exactly one address, in subject and subjectAltName alike.",
     "CRT-005": "It has exactly the four extensions, and the key identifier is the key's.",
@@ -65,7 +69,7 @@ RULES: Mapping[str, str] = {
     "CRL-002": "It has no critical extension, so it is a full list.",
     "CRL-003": "It is not past its nextUpdate.",
     "REQ-001": "A request is PKCS #10 of version 1, at most 16 KiB.",
-    "REQ-002": "It is signed with ML-DSA-65.",
+    "REQ-002": "It is signed with an identity's algorithm, for an identity key with that key's.",
     "REQ-003": "Its subject is exactly O = tenant, CN = tenant/instance.",
     "REQ-004": "Its attributes are signing time and, for an encryption key, the possession statement.",
     "REQ-005": "The identity key signed it.",
@@ -103,7 +107,7 @@ def verify_deposit(
     max_lifetime: timedelta = MAX_LIFETIME,
     max_age: timedelta | None = MAX_AGE_AT_DEPOSIT,
 ) -> VerifiedDeposit:
-    """Return the deposit if it keeps rules DEP-005 to DEP-010 and SIG-006, else raise the error of the broken one.
+    """Return the deposit if it keeps rules DEP-005 to DEP-010 and SIG-006, -007, else raise the broken one's error.
 
     ``recipient_skis`` are the keys that the recipient may be reached by; ``max_age`` is None for a recipient, who may
     collect late.

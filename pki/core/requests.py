@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+from cryptography.x509 import ObjectIdentifier as Oid
 
-from pki.core import asn1, attributes, kem, oids, signing, x509
+from pki.core import asn1, attributes, kem, oids, signatures, signing, x509
 from pki.core.der import located
-from pki.core.errors import AlgorithmError, BadAddressError, ProfileError, SignatureError
+from pki.core.errors import BadAddressError, ProfileError, SignatureError, demand
 from pki.core.ids import RequestId, request_id
+from pki.core.signatures import IDENTITY, SignatureAlgorithm, VerifyingKey
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import CertificateKind, Sign
 
@@ -51,16 +51,19 @@ class UnverifiedRequest:
     signing_time: datetime
     statement: Statement | None
     der: bytes
+    signature_algorithm: SignatureAlgorithm
     _info: bytes
     _signature: bytes
 
-    def verify(self, identity_key: MLDSA65PublicKey) -> VerifiedRequest:
+    def verify(self, identity_key: VerifyingKey) -> VerifiedRequest:
         """Return the request if ``identity_key`` signed it, else raise SignatureError (rule REQ-005)."""
-        if self.kind is CertificateKind.IDENTITY and x509.spki_of(identity_key) != self.spki:
+        if self.kind is CertificateKind.IDENTITY and identity_key.spki != self.spki:
             raise SignatureError("The request is for another identity key", on=str(self.address), rule="REQ-005")
         try:
+            if self.signature_algorithm is not identity_key.algorithm:
+                raise SignatureError
             identity_key.verify(self._signature, self._info)
-        except InvalidSignature:
+        except SignatureError:
             raise SignatureError(
                 "The request is not signed by the identity key", on=str(self.address), rule="REQ-005"
             ) from None
@@ -69,19 +72,29 @@ class UnverifiedRequest:
 
 def identity_request(address: Address, spki: bytes, *, sign: Sign, signing_time: datetime) -> bytes:
     """Return a request for an identity key, signed by itself, in DER."""
-    return _request(address, spki, None, sign=sign, signing_time=signing_time)
+    algorithm = signatures.load(spki, allowed=IDENTITY).algorithm
+    return _request(address, spki, None, sign=sign, signing_time=signing_time, algorithm=algorithm)
 
 
 def encryption_request(
-    address: Address, kem_spki: bytes, statement: Statement, *, sign: Sign, signing_time: datetime
+    address: Address,
+    kem_spki: bytes,
+    statement: Statement,
+    *,
+    sign: Sign,
+    signing_time: datetime,
+    algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
 ) -> bytes:
-    """Return a request for an encryption key, signed by the identity key that ``statement`` names, in DER."""
-    return _request(address, kem_spki, statement, sign=sign, signing_time=signing_time)
+    """Return a request for an encryption key in DER, signed by the identity key that ``statement`` names.
+
+    ``algorithm`` is that of ``sign``.
+    """
+    return _request(address, kem_spki, statement, sign=sign, signing_time=signing_time, algorithm=algorithm)
 
 
 @located
 def parse_request(der: bytes) -> UnverifiedRequest:
-    """Return a request that keeps the profile; the key decides the kind."""
+    """Return a request that keeps the profile; the key decides the kind, for an EC key the possession statement."""
     if len(der) > MAX_REQUEST:
         raise ProfileError(f"The request has more than {MAX_REQUEST} bytes", on=f"{len(der)} bytes", rule="REQ-001")
     outer = asn1.decode(asn1.Request, der, what="The certificate request")
@@ -89,17 +102,15 @@ def parse_request(der: bytes) -> UnverifiedRequest:
     info = asn1.decode(asn1.RequestInfo, info_der, what="The certificate request")
     if info.version != 0:
         raise ProfileError("The request is not of version 1", rule="REQ-001")
-    if outer.signature_algorithm.algorithm != oids.ML_DSA_65 or outer.signature_algorithm.parameters is not None:
-        name = oids.name(outer.signature_algorithm.algorithm)
-        raise AlgorithmError("Requests are signed with ML-DSA-65", on=name, rule="REQ-002")
+    algorithm = signatures.algorithm_of(outer.signature_algorithm, allowed=IDENTITY, rule="REQ-002")
     if outer.signature.padding_bits():
         raise ProfileError("The signature's bits are not whole bytes", rule="REQ-002")
     spki = asn1.encode(info.public_key)
-    if info.public_key.algorithm.algorithm == oids.ML_DSA_65:
-        kind = CertificateKind.IDENTITY
-        x509.identity_public_key(spki)
+    kind = _kind(info)
+    if kind is CertificateKind.IDENTITY:
+        same = x509.identity_public_key(spki).algorithm is algorithm
+        demand(same, "REQ-002", "The request for an identity key is signed with another algorithm than the key's")
     else:
-        kind = CertificateKind.ENCRYPTION
         kem.parse_spki(spki)
     required = {oids.SIGNING_TIME}
     if kind is CertificateKind.ENCRYPTION:
@@ -119,13 +130,32 @@ def parse_request(der: bytes) -> UnverifiedRequest:
         signing_time=signing.decode_time(found[oids.SIGNING_TIME]),
         statement=statement,
         der=der,
+        signature_algorithm=algorithm,
         _info=info_der,
         _signature=outer.signature.as_bytes(),
     )
 
 
+def _kind(info: asn1.RequestInfo) -> CertificateKind:
+    key: Oid = info.public_key.algorithm.algorithm
+    if key not in _IDENTITY_KEYS:
+        return CertificateKind.ENCRYPTION
+    # An EC key may be for ECDSA or for ECDH; only for the latter does another key stand (RFC 9883).
+    stated = any(one.oid == oids.POSSESSION_STATEMENT for one in info.attributes.as_list())
+    return CertificateKind.ENCRYPTION if stated and key == oids.EC_PUBLIC_KEY else CertificateKind.IDENTITY
+
+
+_IDENTITY_KEYS = {one.key_oid for one in IDENTITY}
+
+
 def _request(
-    address: Address, spki: bytes, statement: Statement | None, *, sign: Sign, signing_time: datetime
+    address: Address,
+    spki: bytes,
+    statement: Statement | None,
+    *,
+    sign: Sign,
+    signing_time: datetime,
+    algorithm: SignatureAlgorithm,
 ) -> bytes:
     listed = [attributes.attribute(oids.SIGNING_TIME, signing.encode_time(signing_time))]
     if statement is not None:
@@ -142,7 +172,7 @@ def _request(
     )
     request = asn1.Request(
         info=asn1.tlv(info),
-        signature_algorithm=asn1.AlgorithmIdentifier(algorithm=oids.ML_DSA_65, parameters=None),
+        signature_algorithm=algorithm.identifier,
         signature=asn1.BitString(sign(info), 0),
     )
     return asn1.encode(request)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
-
 from pki.core import asn1, oids, signing
 from pki.core.crl import Reason, parse_reason
 from pki.core.der import located
 from pki.core.errors import ProfileError
 from pki.core.ids import Fingerprint
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.signing import UnverifiedSigned
 from pki.core.x509 import Sign
 
@@ -37,16 +36,22 @@ class UnverifiedRevocation:
     requested: datetime
     signed: UnverifiedSigned
 
-    def verify(self, identity_key: MLDSA65PublicKey) -> VerifiedRevocation:
+    def verify(self, identity_key: VerifyingKey) -> VerifiedRevocation:
         """Return the wish if ``identity_key`` signed it, else raise SignatureError (rule SIG-006)."""
         self.signed.verify(identity_key)
         return VerifiedRevocation(self.fingerprint, self.reason, self.requested)
 
 
 def compose_revocation(
-    fingerprint: Fingerprint, reason: Reason, *, signer_ski: bytes, sign: Sign, signing_time: datetime
+    fingerprint: Fingerprint,
+    reason: Reason,
+    *,
+    signer_ski: bytes,
+    sign: Sign,
+    signing_time: datetime,
+    algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
 ) -> bytes:
-    """Return a signed revocation request in DER."""
+    """Return a signed revocation request in DER; ``algorithm`` is that of ``sign``."""
     request = asn1.RevocationRequest(
         version=1,
         fingerprint=bytes.fromhex(fingerprint),
@@ -60,6 +65,7 @@ def compose_revocation(
         signing_time=signing_time,
         signer_ski=signer_ski,
         sign=sign,
+        algorithm=algorithm,
     )
 
 

@@ -1,66 +1,111 @@
-"""SignedData with one ML-DSA-65 signer (RFC 5652, RFC 9882): deposits, receipts, refusals, revocations."""
+"""SignedData with one signer (RFC 5652; RFC 9882 ML-DSA, 5753 ECDSA, 8419 Ed25519): deposits, receipts and the like."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import ObjectIdentifier as Oid
 
-from pki.core import asn1, attributes, oids
+from pki.core import asn1, attributes, der, oids, signatures
 from pki.core.der import located
-from pki.core.errors import AlgorithmError, MalformedError, SignatureError, demand
+from pki.core.errors import AlgorithmError, MalformedError, ProfileError, SignatureError, demand
+from pki.core.profile import Profile
+from pki.core.signatures import IDENTITY, Sign, SignatureAlgorithm, VerifyingKey
 
 _TIME_LIMIT = datetime(2050, 1, 1, tzinfo=UTC)
-SIGNATURE_SIZE = 3309
-"""Bytes of an ML-DSA-65 signature (FIPS 204, table 2)."""
+_MAX_SIGNERS = {Profile.STRICT: 8 * 1024, Profile.READ: 64 * 1024}
+"""Bytes of all signers together; one honest signer with ML-DSA-87 has about 5,500."""
+_MAX_DIGESTS = 512
+"""Bytes of all digest algorithms together; one has 13."""
+
+
+@dataclass(frozen=True)
+class SignerName:
+    """How a foreign object may call its signer: by its certificate's key identifier, or by issuer (Name) and serial."""
+
+    ski: bytes
+    issuer_der: bytes
+    serial: int
 
 
 @dataclass(frozen=True)
 class SignedObject:
-    """What a key has signed; only `UnverifiedSigned.verify` makes one."""
+    """What a key has signed; only `UnverifiedSigned.verify` makes one. ``signed_at`` is never None when strict."""
 
     content_type: Oid
     content: bytes
     signer_ski: bytes
-    signing_time: datetime
+    signed_at: datetime | None
     attributes: Mapping[Oid, bytes]
     der: bytes
+
+    @property
+    def signing_time(self) -> datetime:
+        """When it says that it was signed."""
+        return _stated(self.signed_at)
 
 
 @dataclass(frozen=True)
 class UnverifiedSigned:
-    """A SignedData that keeps the profile; ``attributes`` holds one DER value each."""
+    """A SignedData that keeps the profile; ``attributes`` holds one DER value each.
+
+    A foreign object may have no signing time, may name its signer by issuer and serial (then ``signer_ski`` is empty),
+    and keeps unknown attributes: with several values, the DER of the whole attribute.
+    """
 
     content_type: Oid
     content: bytes
     signer_ski: bytes
-    signing_time: datetime
+    signer_serial: tuple[bytes, int] | None
+    signed_at: datetime | None
+    signature_algorithm: Oid
+    digest: str
     attributes: Mapping[Oid, bytes]
     der: bytes
+    profile: Profile
     _signed_bytes: bytes
     _signature: bytes
 
-    def verify(self, public_key: MLDSA65PublicKey) -> SignedObject:
-        """Return the object if ``public_key`` signed it, else raise SignatureError."""
+    @property
+    def signing_time(self) -> datetime:
+        """When it says that it was signed."""
+        return _stated(self.signed_at)
+
+    def verify(self, key: VerifyingKey, *, name: SignerName | None = None) -> SignedObject:
+        """Return the object if ``key`` signed it, else raise SignatureError.
+
+        ``name`` are the signer's names in its certificate, for foreign objects; ours call a key by its own identifier.
+        """
         # The signer's name is outside of what is signed: without this, it could be changed unseen (RFC 7093 §2).
-        if self.signer_ski != hashlib.sha256(public_key.public_bytes_raw()).digest()[:20]:
-            raise SignatureError(rule="SIG-006")
+        if not self._named(key, name):
+            raise SignatureError("The signer is called by another name than the key's", rule="SIG-006")
+        same = key.algorithm.oid == self.signature_algorithm
+        foreign = self.profile is Profile.READ and bool(key.algorithm.curve) and self.signature_algorithm in _ECDSA
+        if key.algorithm not in IDENTITY or not (same or foreign):
+            raise SignatureError(
+                "The signature is of another algorithm than the key",
+                on=f"{oids.name(self.signature_algorithm)}, {key.algorithm.title}",
+                rule="SIG-007",
+            )
         digest = asn1.decode(bytes, self.attributes[oids.MESSAGE_DIGEST], what="The message digest")
-        if not hmac.compare_digest(digest, hashlib.sha512(self.content).digest()):
+        if not hmac.compare_digest(digest, hashlib.new(self.digest, self.content).digest()):
             raise SignatureError(rule="SIG-006")
         try:
-            public_key.verify(self._signature, self._signed_bytes)
-        except InvalidSignature:
-            raise SignatureError(rule="SIG-006") from None
-        return SignedObject(
-            self.content_type, self.content, self.signer_ski, self.signing_time, self.attributes, self.der
-        )
+            key.verify(self._signature, self._signed_bytes, digest=_ECDSA.get(self.signature_algorithm, ""))
+        except SignatureError as error:
+            raise SignatureError(on=error.on, rule="SIG-006") from None
+        return SignedObject(self.content_type, self.content, self.signer_ski, self.signed_at, self.attributes, self.der)
+
+    def _named(self, key: VerifyingKey, name: SignerName | None) -> bool:
+        if name is None:
+            return self.signer_ski == key.ski
+        if self.signer_serial is not None:
+            return self.signer_serial == (name.issuer_der, name.serial)
+        return self.signer_ski in (name.ski, key.ski)
 
 
 def sign(
@@ -70,27 +115,29 @@ def sign(
     extra: Mapping[Oid, bytes],
     signing_time: datetime,
     signer_ski: bytes,
-    sign: Callable[[bytes], bytes],
+    sign: Sign,
+    algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
 ) -> bytes:
-    """Return a ContentInfo in DER; ``sign`` makes an ML-DSA-65 signature over the bytes that it is given."""
+    """Return a ContentInfo in DER; ``sign`` makes a signature of ``algorithm`` over the bytes that it is given."""
+    digest = asn1.AlgorithmIdentifier(algorithm=_DIGEST_OIDS[algorithm.digest], parameters=None)
     named = {
         oids.CONTENT_TYPE: asn1.encode(content_type),
         oids.SIGNING_TIME: encode_time(signing_time),
-        oids.MESSAGE_DIGEST: asn1.encode(hashlib.sha512(content).digest()),
+        oids.MESSAGE_DIGEST: asn1.encode(hashlib.new(algorithm.digest, content).digest()),
         **extra,
     }
     attrs = asn1.SetOf([attributes.attribute(oid, value) for oid, value in named.items()])
     info = asn1.SignerInfo(
         version=3,
         sid=signer_ski,
-        digest_algorithm=_SHA512,
+        digest_algorithm=digest,
         signed_attrs=attrs,
-        signature_algorithm=_ML_DSA_65,
+        signature_algorithm=algorithm.identifier,
         signature=sign(asn1.encode(attrs)),
     )
     signed = asn1.SignedData(
         version=3,
-        digest_algorithms=asn1.SetOf([_SHA512]),
+        digest_algorithms=asn1.SetOf([digest]),
         content=asn1.EncapsulatedContent(content_type=content_type, content=content),
         signer_infos=asn1.SetOf([info]),
     )
@@ -98,39 +145,146 @@ def sign(
 
 
 @located
-def parse(der: bytes, *, content_types: Collection[Oid], extra: Collection[Oid]) -> UnverifiedSigned:
-    """Return a SignedData that keeps the profile (rules SIG-001 to SIG-005) with exactly these attributes."""
-    outer = asn1.decode(asn1.ContentInfo, der, what="The signed object")
+def parse(
+    encoded: bytes,
+    *,
+    content_types: Collection[Oid] | None,
+    extra: Collection[Oid],
+    profile: Profile = Profile.STRICT,
+) -> UnverifiedSigned:
+    """Return a SignedData that keeps the profile (rules SIG-001 to SIG-005) with exactly these attributes.
+
+    ``content_types`` None lets any pass. When reading foreign objects there may be other attributes, and embedded
+    certificates, revocation lists and unsigned attributes are left out: nothing in them is ever believed.
+    """
+    strict = profile is Profile.STRICT
+    outer = asn1.decode(asn1.ContentInfo, encoded, what="The signed object")
     demand(outer.content_type == oids.SIGNED_DATA, "SIG-001", "The object is not SignedData")
-    signed = asn1.decode(asn1.SignedData, asn1.encode(outer.content), what="The signed object")
-    demand(signed.version == 3, "SIG-001", "The version of SignedData is not 3")
-    demand(signed.content.content_type in content_types, "SIG-002", "The signed content has an unexpected type")
-    infos = signed.signer_infos.as_list()
-    demand(len(infos) == 1, "SIG-003", "There is not exactly one signer", asn1.encode(signed.signer_infos))
-    (info,) = infos
-    demand(info.version == 3 and len(info.sid) == 20, "SIG-003", "The signer is not named by a key identifier")
-    for algorithm in (info.digest_algorithm, *signed.digest_algorithms.as_list()):
-        if algorithm.algorithm != oids.SHA512 or algorithm.parameters is not None:
-            raise AlgorithmError("Only SHA-512 is allowed", on=oids.name(algorithm.algorithm), rule="SIG-004")
-    demand(len(signed.digest_algorithms.as_list()) == 1, "SIG-004", "There is not exactly one digest algorithm")
-    if info.signature_algorithm.algorithm != oids.ML_DSA_65 or info.signature_algorithm.parameters is not None:
-        name = oids.name(info.signature_algorithm.algorithm)
-        raise AlgorithmError("Only ML-DSA-65 is allowed", on=name, rule="SIG-004")
-    demand(len(info.signature) == SIGNATURE_SIZE, "SIG-004", "The signature has a wrong size")
-    required = {oids.CONTENT_TYPE, oids.SIGNING_TIME, oids.MESSAGE_DIGEST, *extra}
-    found = attributes.values(info.signed_attrs.as_list(), required=required, rule="SIG-005")
+    if strict:
+        signed = asn1.inner(asn1.MeasuredSignedData, outer.content, what="The signed object")
+    else:
+        signed = asn1.decode(asn1.MeasuredSignedData, _bare(asn1.encode(outer.content)), what="The signed object")
+    demand(signed.version == 3 or (signed.version == 1 and not strict), "SIG-001", "The version of SignedData is not 3")
+    content_type = signed.content.content_type
+    demand(content_types is None or content_type in content_types, "SIG-002", "The content has an unexpected type")
+    info, signer = _signer(signed.signer_infos, profile)
+    algorithm, digest = _algorithms(info, profile)
+    _check_digests(signed.digest_algorithms, info.digest_algorithm, profile)
+    found = _attributes(info.signed_attrs.as_list(), extra, profile)
     typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
-    demand(typed == signed.content.content_type, "SIG-005", "The content type differs from the signed one")
+    demand(typed == content_type, "SIG-005", "The content type differs from the signed one")
+    stamp = found.get(oids.SIGNING_TIME)
     return UnverifiedSigned(
         content_type=typed,
         content=signed.content.content,
-        signer_ski=info.sid,
-        signing_time=decode_time(found[oids.SIGNING_TIME]),
+        signer_ski=signer if isinstance(signer, bytes) else b"",
+        signer_serial=None if isinstance(signer, bytes) else signer,
+        signed_at=None if stamp is None else decode_time(stamp),
+        signature_algorithm=algorithm,
+        digest=digest,
         attributes=found,
-        der=der,
+        der=encoded,
+        profile=profile,
         _signed_bytes=asn1.encode(info.signed_attrs),
         _signature=info.signature,
     )
+
+
+def _stated(moment: datetime | None) -> datetime:
+    if moment is None:
+        raise ProfileError("An attribute is missing", on="signing time", rule="SIG-005")
+    return moment
+
+
+def _bare(signed: bytes) -> bytes:
+    """Return a SignedData without its embedded certificates [0] and revocation lists [1] (RFC 5652 §5.1)."""
+    outer = der.header(signed, 0, len(signed))
+    kept, at, fields = [], outer.content, 0
+    while at < outer.end:
+        one = der.header(signed, at, outer.end)
+        fields += 1
+        demand(fields <= 6, "SIG-001", "SignedData has too many fields")
+        if one.tag not in (0xA0, 0xA1):
+            kept.append(signed[one.start : one.end])
+        at = one.end
+    # An OCTET STRING's length is written like a SEQUENCE's.
+    return asn1.retagged(outer.tag, asn1.encode(b"".join(kept)))
+
+
+def _signer(infos: asn1.TLV, profile: Profile) -> tuple[asn1.AnySignerInfo, bytes | tuple[bytes, int]]:
+    """Return the one signer, and what it is called: a key identifier, or issuer and serial (rule SIG-003)."""
+    whole = asn1.encode(infos)
+    demand(len(whole) <= _MAX_SIGNERS[profile], "SIG-003", "The signers are too large to be one")
+    listed = der.header(whole, 0, len(whole))
+    demand(listed.tag == _SET and listed.content < listed.end, "SIG-003", "There is not exactly one signer", whole)
+    first = der.header(whole, listed.content, listed.end)
+    demand(first.end == listed.end, "SIG-003", "There is not exactly one signer", whole)
+    info = asn1.decode(asn1.AnySignerInfo, whole[first.start : first.end], what="The signer")
+    named = asn1.encode(info.sid)
+    if named[0] == _SKI_TAG:
+        ski = named[der.header(named, 0, len(named)).content :]
+        fits = len(ski) == 20 if profile is Profile.STRICT else 1 <= len(ski) <= 64
+        demand(info.version == 3 and fits, "SIG-003", "The signer is not named by a key identifier")
+        demand(info.unsigned_attrs is None or profile is Profile.READ, "SIG-003", "The signer has unsigned attributes")
+        return info, ski
+    demand(profile is Profile.READ and info.version == 1, "SIG-003", "The signer is not named by a key identifier")
+    serial = asn1.decode(asn1.IssuerAndSerial, named, what="The signer's name")
+    return info, (asn1.encode(serial.issuer), serial.serial)
+
+
+def _algorithms(info: asn1.AnySignerInfo, profile: Profile) -> tuple[Oid, str]:
+    """Return the signature's algorithm and the name of the digest, if they may go together (rule SIG-004)."""
+    digest = _DIGESTS.get(info.digest_algorithm.algorithm)
+    parameters = info.digest_algorithm.parameters
+    if digest is None:
+        name = oids.name(info.digest_algorithm.algorithm)
+        raise AlgorithmError("This digest is not allowed", on=name, rule="SIG-004")
+    # RFC 5754 §2: absent parameters are written; NULL is read, too.
+    demand(
+        parameters is None or (profile is Profile.READ and isinstance(parameters, asn1.Null)),
+        "SIG-004",
+        "The digest algorithm has parameters",
+    )
+    oid = info.signature_algorithm.algorithm
+    if profile is Profile.READ and oid in _ECDSA:
+        # RFC 5753 §2.1.1: the digest is the one of the signature.
+        good = digest == _ECDSA[oid] and info.signature_algorithm.parameters is None
+        sizes = [one for one in IDENTITY if one.curve]
+    else:
+        algorithm = signatures.algorithm_of(info.signature_algorithm, allowed=IDENTITY, rule="SIG-004")
+        allowed = {algorithm.digest} | (_STRONG.get(algorithm, frozenset()) if profile is Profile.READ else frozenset())
+        good, sizes = digest in allowed, [algorithm]
+    if not good:
+        raise AlgorithmError(
+            "This digest does not go with the signature", on=f"{digest}, {oids.name(oid)}", rule="SIG-004"
+        )
+    demand(any(one.fits(len(info.signature)) for one in sizes), "SIG-004", "The signature has a wrong size")
+    return oid, digest
+
+
+def _check_digests(listed: asn1.TLV, used: asn1.AlgorithmIdentifier, profile: Profile) -> None:
+    """Refuse a list of digests that is not exactly the used one; when reading, the list is a hint that may be wrong."""
+    whole = asn1.encode(listed)
+    demand(len(whole) <= _MAX_DIGESTS and whole[0] == _SET, "SIG-004", "There is not exactly one digest algorithm")
+    one = asn1.encode(used)
+    if profile is Profile.STRICT:
+        demand(whole[2:] == one, "SIG-004", "There is not exactly one digest algorithm, the signer's", whole)
+
+
+def _attributes(listed: list[asn1.Attribute], extra: Collection[Oid], profile: Profile) -> dict[Oid, bytes]:
+    """Return the value of each signed attribute (rule SIG-005)."""
+    needed = {oids.CONTENT_TYPE, oids.MESSAGE_DIGEST, *extra}
+    if profile is Profile.STRICT:
+        return attributes.values(listed, required={*needed, oids.SIGNING_TIME}, rule="SIG-005")
+    known = [one for one in listed if one.oid in needed or one.oid == oids.SIGNING_TIME]
+    found = attributes.values(known, required=needed, optional={oids.SIGNING_TIME}, rule="SIG-005")
+    for one in listed:
+        if one.oid in needed or one.oid == oids.SIGNING_TIME:
+            continue
+        demand(one.oid not in found, "SIG-005", "An attribute appears twice")
+        held = one.values.as_list()
+        found[one.oid] = asn1.encode(held[0]) if len(held) == 1 else asn1.encode(one)
+    return found
 
 
 def encode_time(moment: datetime) -> bytes:
@@ -149,5 +303,12 @@ def decode_time(der: bytes) -> datetime:
     return moment
 
 
-_SHA512 = asn1.AlgorithmIdentifier(algorithm=oids.SHA512, parameters=None)
-_ML_DSA_65 = asn1.AlgorithmIdentifier(algorithm=oids.ML_DSA_65, parameters=None)
+_SET, _SKI_TAG = 0x31, 0x80
+_DIGEST_OIDS = {"sha256": oids.SHA256, "sha384": oids.SHA384, "sha512": oids.SHA512}
+_DIGESTS = {oid: name for name, oid in _DIGEST_OIDS.items()}
+_ECDSA = {oids.ECDSA_SHA256: "sha256", oids.ECDSA_SHA384: "sha384", oids.ECDSA_SHA512: "sha512"}
+_STRONG = {
+    SignatureAlgorithm.ML_DSA_44: frozenset({"sha256", "sha384", "sha512"}),
+    SignatureAlgorithm.ML_DSA_65: frozenset({"sha384", "sha512"}),
+}
+"""Digests at least as strong as the signature (RFC 9882 §3.3); Ed25519 takes SHA-512 alone (RFC 8419 §3.1)."""

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from pki.core import asn1, kem, oids
+from pki.core import asn1, kem, signatures
+from pki.core.authorities import (
+    authority_key,
+    check_validity,
+    signature_algorithm,
+    subject_key_identifier,
+    verify_authorities,
+)
 from pki.core.der import located
-from pki.core.errors import BadAddressError, CertificateError, ExpiredError, MalformedError, ProfileError, demand
+from pki.core.errors import (
+    BadAddressError,
+    CertificateError,
+    MalformedError,
+    ProfileError,
+    SignatureError,
+    demand,
+)
 from pki.core.ids import Fingerprint, fingerprint
+from pki.core.signatures import IDENTITY, SignatureAlgorithm, VerifyingKey
+from pki.core.signatures import Sign as Sign
 from pki.core.tenants import Address, parse_address_uri
 
 _YEAR_2050 = datetime(2050, 1, 1, tzinfo=UTC)
-_ML_DSA_65 = asn1.AlgorithmIdentifier(algorithm=oids.ML_DSA_65, parameters=None)
-
-Sign = Callable[[bytes], bytes]
-"""Makes an ML-DSA-65 signature over the bytes that it is given."""
 
 
 class CertificateKind(StrEnum):
@@ -50,6 +59,7 @@ class ParsedCertificate:
     not_before: datetime
     not_after: datetime
     tbs: bytes
+    signature_algorithm: SignatureAlgorithm
     signature: bytes
 
 
@@ -69,20 +79,9 @@ def key_identifier(spki: bytes) -> bytes:
     return kem.ski(spki)
 
 
-def identity_public_key(spki: bytes) -> MLDSA65PublicKey:
-    """Return the ML-DSA-65 key of a SubjectPublicKeyInfo, or raise ProfileError."""
-    try:
-        key = serialization.load_der_public_key(spki)
-    except Exception as error:
-        raise ProfileError("The identity key cannot be read", on=type(error).__name__, rule="CRT-009") from None
-    if not isinstance(key, MLDSA65PublicKey):
-        raise ProfileError("The identity key is not of ML-DSA-65", rule="CRT-009")
-    return key
-
-
-def spki_of(key: MLDSA65PublicKey) -> bytes:
-    """Return the SubjectPublicKeyInfo of a key in DER."""
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+def identity_public_key(spki: bytes) -> VerifyingKey:
+    """Return the identity key of a SubjectPublicKeyInfo; raises AlgorithmError or ProfileError (rule CRT-009)."""
+    return signatures.load(spki, allowed=IDENTITY)
 
 
 def tbs_certificate(
@@ -100,6 +99,7 @@ def tbs_certificate(
     identity = kind is CertificateKind.IDENTITY
     return _tbs(
         serial=serial,
+        algorithm=authority_key(issuer_der).algorithm,
         issuer=issuer.subject.public_bytes(),
         subject=name_der(address),
         spki=spki,
@@ -109,7 +109,7 @@ def tbs_certificate(
             (True, _key_usage(digital_signature=identity, key_encipherment=not identity)),
             (False, x509.SubjectAlternativeName([x509.UniformResourceIdentifier(address.uri)])),
             (False, x509.SubjectKeyIdentifier(key_identifier(spki))),
-            (False, x509.AuthorityKeyIdentifier(_ski(issuer), None, None)),
+            (False, x509.AuthorityKeyIdentifier(subject_key_identifier(issuer), None, None)),
         ],
     )
 
@@ -124,12 +124,17 @@ def ca_tbs(
     not_after: datetime,
     path_length: int,
 ) -> bytes:
-    """Return the to-be-signed part of a CA's certificate; without ``issuer_der`` it is a root."""
+    """Return the to-be-signed part of a CA's certificate; without ``issuer_der`` it is a root.
+
+    The issuer's key decides the signature algorithm.
+    """
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     issuer = x509.load_der_x509_certificate(issuer_der) if issuer_der else None
-    aki = _ski(issuer) if issuer else key_identifier(spki)
+    aki = subject_key_identifier(issuer) if issuer else key_identifier(spki)
+    signer = authority_key(issuer_der) if issuer_der else signatures.load(spki, rule="CRT-014")
     return _tbs(
         serial=serial,
+        algorithm=signer.algorithm,
         issuer=(issuer.subject if issuer else subject).public_bytes(),
         subject=subject.public_bytes(),
         spki=spki,
@@ -145,9 +150,10 @@ def ca_tbs(
 
 
 def assemble(tbs: bytes, signature: bytes) -> bytes:
-    """Return the certificate in DER from its to-be-signed part and an ML-DSA-65 signature."""
+    """Return the certificate in DER from its to-be-signed part, which names the algorithm, and the signature."""
+    algorithm = asn1.decode(asn1.TbsCertificate, tbs, what="The certificate").signature
     certificate = asn1.Certificate(
-        tbs=asn1.tlv(tbs), signature_algorithm=_ML_DSA_65, signature=asn1.BitString(signature, 0)
+        tbs=asn1.tlv(tbs), signature_algorithm=algorithm, signature=asn1.BitString(signature, 0)
     )
     return asn1.encode(certificate)
 
@@ -160,9 +166,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     tbs = asn1.decode(asn1.TbsCertificate, tbs_der, what="The certificate")
     demand(tbs.version == 2, "CRT-001", "The certificate is not of version 3")
     demand(0 < tbs.serial < 1 << 160, "CRT-001", "The serial number is not positive with at most 20 bytes")
-    for algorithm in (tbs.signature, outer.signature_algorithm):
-        same = algorithm.algorithm == oids.ML_DSA_65 and algorithm.parameters is None
-        demand(same, "CRT-002", "The certificate is not signed with ML-DSA-65")
+    algorithm = signature_algorithm(outer, tbs, rule="CRT-002")
     demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
     for extension in tbs.extensions:
         if extension.oid == ExtensionOID.AUTHORITY_KEY_IDENTIFIER:
@@ -203,26 +207,18 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
         not_before=not_before,
         not_after=not_after,
         tbs=tbs_der,
+        signature_algorithm=algorithm,
         signature=outer.signature.as_bytes(),
     )
 
 
 def verify_chain(leaf: ParsedCertificate, *, issuing_der: bytes, root_der: bytes, now: datetime) -> None:
     """Verify root, issuing CA and leaf (rules CRT-003, -007, -008, -014), or raise."""
-    issuing = _verified_issuing(issuing_der, root_der)
-    root = x509.load_der_x509_certificate(root_der)
-    for title, start, end in (
-        ("root", root.not_valid_before_utc, root.not_valid_after_utc),
-        ("issuing CA", issuing.not_valid_before_utc, issuing.not_valid_after_utc),
-        (str(leaf.address), leaf.not_before, leaf.not_after),
-    ):
-        if now < start:
-            raise CertificateError("A certificate is not valid yet", on=f"{title}, from {start}", rule="CRT-003")
-        if now > end:
-            raise ExpiredError("A certificate has expired", on=f"{title}, at {end}", rule="CRT-003")
-    if leaf.issuer_der != issuing.subject.public_bytes() or leaf.aki != _ski(issuing):
+    issuing = verify_authorities(issuing_der=issuing_der, root_der=root_der, now=now)
+    check_validity(str(leaf.address), leaf.not_before, leaf.not_after, now)
+    if leaf.issuer_der != issuing.subject.public_bytes() or leaf.aki != subject_key_identifier(issuing):
         raise CertificateError("The certificate names another issuer", on=str(leaf.address), rule="CRT-007")
-    _verify_leaf(leaf.tbs, leaf.signature, issuing_der)
+    _verify_leaf(leaf.tbs, leaf.signature_algorithm, leaf.signature, issuing_der)
 
 
 def common_name_of(name_der: bytes) -> str:
@@ -243,53 +239,21 @@ _LEAF_EXTENSIONS = {
 }
 
 
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    InvalidSignature,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-)
-
-
-@lru_cache(maxsize=16)
-def _verified_issuing(issuing_der: bytes, root_der: bytes) -> x509.Certificate:
-    # Signatures never change their mind, so they are cached; the clock is looked at each time.
-    for der in (root_der, issuing_der):
-        outer = asn1.decode(asn1.Certificate, der, what="A CA certificate")
-        demand(not outer.signature.padding_bits(), "CRT-014", "A CA certificate's signature is not of whole bytes")
-        tbs = asn1.decode(asn1.TbsCertificate, asn1.encode(outer.tbs), what="A CA certificate")
-        demand(tbs.version == 2 and tbs.serial > 0, "CRT-014", "A CA certificate's version or serial is out of bounds")
-    try:
-        root, issuing = x509.load_der_x509_certificate(root_der), x509.load_der_x509_certificate(issuing_der)
-        root.verify_directly_issued_by(root)
-        issuing.verify_directly_issued_by(root)
-        for authority in (root, issuing):
-            constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints)
-            usage = authority.extensions.get_extension_for_class(x509.KeyUsage).value
-            if not (constraints.critical and constraints.value.ca and usage.key_cert_sign):
-                raise CertificateError("A CA certificate may not sign certificates", rule="CRT-014")
-    except _UNREADABLE:
-        raise CertificateError("The issuing CA does not chain to the root", rule="CRT-014") from None
-    return issuing
-
-
 @lru_cache(maxsize=4096)
-def _verify_leaf(tbs: bytes, signature: bytes, issuing_der: bytes) -> None:
-    key = x509.load_der_x509_certificate(issuing_der).public_key()
-    if not isinstance(key, MLDSA65PublicKey):
-        raise CertificateError("The issuing CA's key is not of ML-DSA-65", rule="CRT-014")
+def _verify_leaf(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes, issuing_der: bytes) -> None:
+    key = authority_key(issuing_der)
     try:
+        if algorithm is not key.algorithm:
+            raise SignatureError
         key.verify(signature, tbs)
-    except InvalidSignature:
+    except SignatureError:
         raise CertificateError("The certificate is not signed by the issuing CA", rule="CRT-008") from None
 
 
 def _tbs(
     *,
     serial: int,
+    algorithm: SignatureAlgorithm,
     issuer: bytes,
     subject: bytes,
     spki: bytes,
@@ -300,7 +264,7 @@ def _tbs(
     tbs = asn1.TbsCertificate(
         version=2,
         serial=serial,
-        signature=_ML_DSA_65,
+        signature=algorithm.identifier,
         issuer=asn1.tlv(issuer),
         validity=asn1.Validity(not_before=_time(not_before), not_after=_time(not_after)),
         subject=asn1.tlv(subject),
@@ -360,7 +324,3 @@ def _address(names: x509.ExtensionType, subject: bytes) -> Address:
         raise ProfileError("The certificate's name is not an address", on=error.on, rule="CRT-004") from None
     demand(subject == name_der(address), "CRT-004", "The subject is not the address")
     return address
-
-
-def _ski(certificate: x509.Certificate) -> bytes:
-    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest

@@ -10,8 +10,10 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pki.core.authorities import authority_key
 from pki.core.errors import SettingsError
-from pki.server.adapters.signers.file import FileSigner, create_ca
+from pki.core.signatures import SignatureAlgorithm
+from pki.server.adapters.signers.file import FileSigner, create_ca, root_algorithm
 from pki.server.services.deps import Deps
 from pki.server.settings import Settings
 from pki.server.store.engine import Store
@@ -29,6 +31,7 @@ class SystemClock:
 class Home:
     """What ``init`` made or found; fingerprints are SHA-256 in hex."""
 
+    root_algorithm: str
     root_fingerprint: str
     issuing_fingerprint: str
     schema: str | None
@@ -45,8 +48,12 @@ def signer(settings: Settings) -> FileSigner:
     return FileSigner(settings.home, settings.passphrase_bytes)
 
 
-def init(settings: Settings) -> Home:
-    """Create home, passphrase, database schema and CA where they are missing; harmless when they are there."""
+def init(settings: Settings, *, root: str = "") -> Home:
+    """Create home, passphrase, database schema and CA where they are missing; harmless when they are there.
+
+    ``root`` is the label of a new root's algorithm, by default ml-dsa-65; a root of another one raises SettingsError.
+    """
+    algorithm = root_algorithm(root or SignatureAlgorithm.ML_DSA_65.label)
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         written = _passphrase(settings)
@@ -57,9 +64,17 @@ def init(settings: Settings) -> Home:
     deps = build(settings)
     try:
         deps.store.migrate()
-        create_ca(settings.home, settings.passphrase_bytes, deps.clock.now())
+        create_ca(settings.home, settings.passphrase_bytes, deps.clock.now(), root=algorithm)
         ca = signer(settings)
+        there = authority_key(ca.root_der).algorithm
+        if root and there is not algorithm:
+            raise SettingsError(
+                "There is a root of another algorithm, and it stays",
+                on=f"{settings.home}: {there.title}",
+                hint="kmb-server init --home ANOTHER",
+            )
         return Home(
+            root_algorithm=there.title,
             root_fingerprint=hashlib.sha256(ca.root_der).hexdigest(),
             issuing_fingerprint=hashlib.sha256(ca.certificate_der).hexdigest(),
             schema=deps.store.schema_version(),

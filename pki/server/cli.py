@@ -126,21 +126,25 @@ def opened(home: Path | None) -> Iterator[Deps]:
 
 
 @app.command()
-def init(home: Home = None, as_json: AsJson = False) -> None:
+def init(
+    home: Home = None,
+    root: Annotated[str, typer.Option(help="A new root's algorithm: ml-dsa-65, ml-dsa-87, slh-dsa-sha2-128s, …")] = "",
+    as_json: AsJson = False,
+) -> None:
     """Create the CA, its passphrase and the database; what is there stays.
 
-    Example: kmb-server init --home ./keymailbox-home
+    Example: kmb-server init --home ./keymailbox-home --root slh-dsa-sha2-128s
     """
     from pki.server import bootstrap
 
     settings = settings_of(home)
-    made = bootstrap.init(settings)
+    made = bootstrap.init(settings, root=root)
     if as_json:
         told = {"root_fingerprint": made.root_fingerprint, "issuing_fingerprint": made.issuing_fingerprint}
-        _print_json({"home": str(settings.home), **told, "schema": made.schema})
+        _print_json({"home": str(settings.home), "root": made.root_algorithm, **told, "schema": made.schema})
         return
     typer.echo(f"home              {settings.home}")
-    typer.echo(f"root fingerprint  {made.root_fingerprint}")
+    typer.echo(f"root fingerprint  {made.root_fingerprint} ({made.root_algorithm})")
     if made.passphrase_written:
         typer.echo(f"passphrase        {settings.passphrase_path}: it opens the CA's keys, keep it apart from backups")
     typer.echo(f"next              kmb-server tenant invite NAME --home {settings.home}")

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
-
 from pki.core import envelope, oids
 from pki.core.certificates import VerifiedCertificate, check_listed, proof_of_decryption
 from pki.core.crl import Reason
@@ -18,7 +16,7 @@ from pki.core.kem import spki as kem_spki
 from pki.core.requests import Statement, encryption_request, identity_request, parse_request
 from pki.core.revocations import compose_revocation
 from pki.core.tenants import Address
-from pki.core.x509 import CertificateKind, parse_certificate, spki_of
+from pki.core.x509 import CertificateKind, parse_certificate
 from pki.tenant.client import Client
 from pki.tenant.journal import Journal
 from pki.tenant.messages import RequestView
@@ -56,7 +54,7 @@ class Certificates:
         open_request = self._under_way(CertificateKind.IDENTITY)
         if open_request is not None:
             return open_request
-        spki = spki_of(MLDSA65PublicKey.from_public_bytes(self._holder.identity_public()))
+        spki = self._holder.identity_public().spki
         der = identity_request(self._address, spki, sign=self._holder.sign, signing_time=self._clock())
         return self._write_down(CertificateKind.IDENTITY, der, b"")
 
@@ -69,7 +67,14 @@ class Certificates:
         key = self._holder.create_encryption(algorithm)
         spki = kem_spki(key.algorithm, key.public_key)
         statement = Statement(identity.issuer_der, identity.serial)
-        der = encryption_request(self._address, spki, statement, sign=self._holder.sign, signing_time=self._clock())
+        der = encryption_request(
+            self._address,
+            spki,
+            statement,
+            sign=self._holder.sign,
+            signing_time=self._clock(),
+            algorithm=self._holder.identity_public().algorithm,
+        )
         return self._write_down(CertificateKind.ENCRYPTION, der, key.ski)
 
     def finish(self, request: OwnRequest, *, wait: float, submit: bool = True) -> OwnCertificate:
@@ -121,7 +126,12 @@ class Certificates:
             raise NotFoundError("This is not a certificate of ours", on=fingerprint, hint="kmb cert list")
         signer = self.active(CertificateKind.IDENTITY)
         revocation = compose_revocation(
-            fingerprint, reason, signer_ski=signer.ski, sign=self._holder.sign, signing_time=self._clock()
+            fingerprint,
+            reason,
+            signer_ski=signer.ski,
+            sign=self._holder.sign,
+            signing_time=self._clock(),
+            algorithm=self._holder.identity_public().algorithm,
         )
         self._client.revoke(fingerprint, revocation)
         self._journal.own.mark_revoked(fingerprint)
@@ -167,7 +177,7 @@ class Certificates:
             request.der,
             address=self._address,
             kind=CertificateKind(request.kind),
-            identity_key=MLDSA65PublicKey.from_public_bytes(self._holder.identity_public()),
+            identity_key=self._holder.identity_public(),
             issuing_der=self._issuing,
             root_der=self._root,
             crl=None,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
-
 from pki.core.certificates import VerifiedCertificate, check_listed
 from pki.core.crl import Crl, verify_crl
 from pki.core.errors import (
@@ -17,6 +15,7 @@ from pki.core.errors import (
     StaleError,
     WrongPartyError,
 )
+from pki.core.signatures import VerifyingKey
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind, identity_public_key, parse_certificate
 from pki.tenant.client import Client
@@ -75,7 +74,7 @@ class Directory:
             raise self._changed(address, kept.identity_key, trusted)
         return Peer(address, kept, identity, encryption, crl, first_contact=pin is None)
 
-    def offered_identity(self, address: Address, now: datetime) -> tuple[bytes, VerifiedCertificate]:
+    def offered_identity(self, address: Address, now: datetime) -> tuple[VerifyingKey, VerifiedCertificate]:
         """Return the identity key that the server offers, checked in everything but the pin: for a person to judge."""
         listing = self._listing(address)
         crl = self._crl(listing.issuing, now)
@@ -113,7 +112,7 @@ class Directory:
         listing: Listing,
         listed: Listed,
         kind: CertificateKind,
-        identity_key: bytes,
+        identity_key: VerifyingKey,
         crl: Crl,
         now: datetime,
     ) -> VerifiedCertificate:
@@ -123,7 +122,7 @@ class Directory:
                 listed.request,
                 address=listing.address,
                 kind=kind,
-                identity_key=MLDSA65PublicKey.from_public_bytes(identity_key),
+                identity_key=identity_key,
                 issuing_der=listing.issuing,
                 root_der=self._root,
                 crl=crl,
@@ -155,14 +154,14 @@ class Directory:
         self._journal.marks.grow(CRL, crl.number)
 
     @staticmethod
-    def _offered_key(identity: Listed) -> bytes:
+    def _offered_key(identity: Listed) -> VerifyingKey:
         parsed = parse_certificate(identity.certificate)
         if parsed.kind is not CertificateKind.IDENTITY:
             raise CertificateError("The directory lists another kind of certificate as identity")
-        return identity_public_key(parsed.spki).public_bytes_raw()
+        return identity_public_key(parsed.spki)
 
     @staticmethod
-    def _changed(address: Address, pinned: bytes, offered: bytes) -> PinError:
+    def _changed(address: Address, pinned: VerifyingKey, offered: VerifyingKey) -> PinError:
         return PinError(
             "The peer's identity key is not the one that was pinned",
             on=f"{address}: pinned {identity_fingerprint(pinned)}, offered {identity_fingerprint(offered)}",

@@ -24,6 +24,7 @@ from pki.core.errors import (
     UsageError,
 )
 from pki.core.kem import KemAlgorithm
+from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import Address
 from pki.tenant import contexts, messages
 from pki.tenant.certificates import Certificates
@@ -34,6 +35,7 @@ from pki.tenant.holders.passphrase import create_key_file, passphrase_from_envir
 from pki.tenant.journal import Journal
 from pki.tenant.ports import Clock, KeyHolder
 from pki.tenant.records.own import OwnRequest
+from pki.tenant.records.pins import identity_fingerprint
 
 Progress = Callable[[str, str], None]
 """Told what was done and on what, after each step."""
@@ -72,6 +74,7 @@ def enrol(
     root_fingerprint: str | None = None,
     allow_http: bool = False,
     algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE,
+    identity: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
     wait: float,
     clock: Clock,
     progress: Progress = lambda done, on: None,
@@ -82,6 +85,7 @@ def enrol(
 
     Run again after an interruption, with the same arguments, it takes up the keys and requests that are there.
     ``holder`` is where the keys are; without it, files in the context.
+    ``identity`` is the algorithm of the identity key, which is chosen once.
     ``root_fingerprint`` (SHA-256, hex) is what the operator told by another way; without it the root shown is pinned.
     """
     url = contexts.check_server(server, allow_http=allow_http)
@@ -99,9 +103,15 @@ def enrol(
         if context.passphrase_file is None:
             create_key_file(context.key_file)
         holder = FileHolder(context.keys, read_passphrase(context.passphrase_file or context.key_file))
-    holder.create_identity()
+    identity_key = holder.create_identity(identity)
+    if identity_key.algorithm is not identity:
+        raise ConflictError(
+            "The identity key was made with another algorithm",
+            on=identity_key.algorithm.title,
+            hint=f"go on with --identity {identity_key.algorithm.label}, or begin another context with --name",
+        )
     access_key = holder.create_access()
-    progress("keys made", f"identity {hashlib.sha256(holder.identity_public()).hexdigest()}")
+    progress("keys made", f"identity {identity_fingerprint(identity_key)}")
     access = AccessKey(httpsig.key_id(access_key), holder.sign_request)
     client = Client(url, access, clock, sleep=sleep, transport=transport)
     journal = Journal(context.journal)
@@ -113,8 +123,8 @@ def enrol(
         if len(contexts.names(base=base)) == 1:
             contexts.use(chosen, base=base)
         progress("enrolled", str(address))
-        identity = certificates.finish(request, wait=wait, submit=False)
-        progress("identity certified", identity.fingerprint)
+        certified = certificates.finish(request, wait=wait, submit=False)
+        progress("identity certified", certified.fingerprint)
         encryption = certificates.finish(certificates.encryption_request(algorithm), wait=wait)
         progress("encryption certified", encryption.fingerprint)
     finally:

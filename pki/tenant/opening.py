@@ -93,13 +93,26 @@ class Opener:
             failed = error
         if failed is None:
             answer = compose_receipt(
-                view.id, sha512, self._address, signer_ski=signer, sign=self._holder.sign, signing_time=now
+                view.id,
+                sha512,
+                self._address,
+                signer_ski=signer,
+                sign=self._holder.sign,
+                signing_time=now,
+                algorithm=self._holder.identity_public().algorithm,
             )
             kind, reason = ReceiptKind.RECEIPT, ""
         else:
             why = _refusal(failed)
             answer = compose_refusal(
-                view.id, sha512, self._address, why, signer_ski=signer, sign=self._holder.sign, signing_time=now
+                view.id,
+                sha512,
+                self._address,
+                why,
+                signer_ski=signer,
+                sign=self._holder.sign,
+                signing_time=now,
+                algorithm=self._holder.identity_public().algorithm,
             )
             kind, reason = ReceiptKind.REFUSAL, f"{why.word}: {failed}"
         decided = Seen(view.id, view.sequence or 0, sender, sha512, kind.value, reason, answer)

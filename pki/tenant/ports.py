@@ -10,6 +10,7 @@ from typing import Protocol
 from pki.core.ids import KeyId
 from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.tenants import Address
 
 Clock = Callable[[], datetime]
@@ -51,8 +52,11 @@ class KeyHolder(Protocol):
     error carries key material.
     """
 
-    def create_identity(self) -> bytes:
-        """Make the ML-DSA-65 identity key unless there is one, and return its public key (1952 bytes)."""
+    def create_identity(self, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> VerifyingKey:
+        """Make the identity key, of one of `signatures.IDENTITY`, unless there is one, and return its public half.
+
+        One that is there stays, whatever its algorithm: the caller looks.
+        """
         ...
 
     def create_access(self) -> bytes:
@@ -63,7 +67,7 @@ class KeyHolder(Protocol):
         """Make one more encryption key. Earlier ones stay: mail to them may be under way."""
         ...
 
-    def identity_public(self) -> bytes:
+    def identity_public(self) -> VerifyingKey:
         """Return the identity key's public half, or raise NotFoundError."""
         ...
 
@@ -76,7 +80,7 @@ class KeyHolder(Protocol):
         ...
 
     def sign(self, message: bytes) -> bytes:
-        """Sign with the identity key: pure ML-DSA-65, empty context (FIPS 204 §5.2)."""
+        """Sign with the identity key: pure and without context (FIPS 204 §5.2, RFC 8032 §5.1); ECDSA with its hash."""
         ...
 
     def sign_request(self, message: bytes) -> bytes:

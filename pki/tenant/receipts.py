@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
-
 from pki.core.errors import ExpiredError, KeymailboxError, NotFoundError, RevokedError, WrongPartyError
 from pki.core.ids import DepositId
 from pki.core.receipts import ReceiptKind, VerifiedReceipt, parse_receipt
+from pki.core.signatures import VerifyingKey
 from pki.core.tenants import Address
 from pki.tenant.client import Client
 from pki.tenant.directory import Directory
@@ -52,7 +51,7 @@ class Receipts:
     def fetch(self, now: datetime) -> Answers:
         """Read all new answers. One that does not verify raises an alarm and counts for nothing."""
         answers = Answers()
-        keys: dict[Address, MLDSA65PublicKey] = {}
+        keys: dict[Address, VerifyingKey] = {}
         after = self._journal.marks.text(RECEIPTS)
         while True:
             views, following = self._client.receipts(after=after)
@@ -65,13 +64,13 @@ class Receipts:
             if not answers.held:
                 self._journal.marks.set(RECEIPTS, after)
 
-    def verify(self, one: Sent, der: bytes, key: MLDSA65PublicKey) -> VerifiedReceipt:
+    def verify(self, one: Sent, der: bytes, key: VerifyingKey) -> VerifiedReceipt:
         """Return the answer to ``one`` if ``key`` signed it for these very bytes, or raise what is wrong with it."""
         if one.sha512 is None:
             raise WrongPartyError("There is a receipt for something that was not sent", on=one.deposit_id)
         return parse_receipt(der).verify(key, recipient=one.recipient, deposit=one.deposit_id, sha512=one.sha512)
 
-    def _take(self, view: ReceiptView, keys: dict[Address, MLDSA65PublicKey], answers: Answers, now: datetime) -> None:
+    def _take(self, view: ReceiptView, keys: dict[Address, VerifyingKey], answers: Answers, now: datetime) -> None:
         one = self._journal.sent.of(view.deposit_id)
         if one is None:
             error = WrongPartyError("There is a receipt for something that we did not send", on=view.deposit_id)
@@ -101,7 +100,7 @@ class Receipts:
         name = f"{one.name.key_id} v{one.name.version}"
         answers.settled.append(Settled(one.deposit_id, one.recipient, name, verified.kind.value, reason))
 
-    def _key_of(self, recipient: Address, now: datetime) -> MLDSA65PublicKey:
+    def _key_of(self, recipient: Address, now: datetime) -> VerifyingKey:
         try:
             return self._directory.look_up(recipient, now).identity.identity_key
         except (NotFoundError, ExpiredError):
@@ -109,7 +108,7 @@ class Receipts:
             pin = self._journal.pins.of(recipient)
             if pin is None:
                 raise
-            return MLDSA65PublicKey.from_public_bytes(pin.identity_key)
+            return pin.identity_key
 
     def _alarm(self, view: ReceiptView, error: Exception, answers: Answers, now: datetime) -> None:
         detail = f"{error} {'(the recipient is revoked)' if isinstance(error, RevokedError) else ''}".strip()

@@ -51,6 +51,7 @@ def wrap(
         recipient=certificate.recipient,
         signer_ski=signer_ski,
         sign=holder.sign,
+        algorithm=holder.identity_public().algorithm,
         signing_time=now,
     )
     return Wrapped(body, hashlib.sha512(body).digest(), certificate.parsed.fingerprint)

@@ -91,7 +91,7 @@ def test_a_listing_holds_what_a_sender_checks(site: Site, acme: Instance, globex
             base64.b64decode(listed["request"]),
             address=acme.address,
             kind=kind,
-            identity_key=acme.identity.public_key(),
+            identity_key=acme.identity.public,
             issuing_der=base64.b64decode(told["issuing"]),
             root_der=site.deps.chain.root,
             crl=crl.verify_crl(site.http.get("/v1/crl").content, issuing_der=site.deps.chain.issuing, now=now()),

@@ -55,7 +55,7 @@ def test_a_line_tells_the_whole_way(office: Office) -> None:
     assert line.receipt == base64.b64encode(der).decode()
     record = office.record(found)
     proved = receipts.parse_receipt(base64.b64decode(line.receipt)).verify(
-        ACME.key.public_key(), recipient=ACME.address, deposit=found, sha512=record.body_sha512
+        ACME.key.public, recipient=ACME.address, deposit=found, sha512=record.body_sha512
     )
     assert proved.deposit_id == found
 

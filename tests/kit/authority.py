@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pki.core import certificates, crl, deposits, kem, requests, x509
+from pki.core import certificates, crl, deposits, kem, requests, signatures, signers, x509
 from pki.core.certificates import VerifiedCertificate
 from pki.core.crl import Crl, Reason, Revoked
 from pki.core.envelope import Recipient
 from pki.core.ids import KeyId
 from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
+from pki.core.signatures import SignatureAlgorithm
+from pki.core.signers import SigningKey
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import CertificateKind
 
@@ -25,9 +28,16 @@ KEY = KeyMaterial(bytes(range(32)), "application/x-test")
 PACKAGE_ID = bytes(range(16))
 
 
-def signing_key(seed: int) -> MLDSA65PrivateKey:
-    """Return the same ML-DSA-65 key for the same number."""
-    return MLDSA65PrivateKey.from_seed_bytes(bytes([seed]) * 32)
+def signing_key(seed: int, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> SigningKey:
+    """Return the same key for the same number."""
+    if algorithm in signatures.SLH_DSA:
+        return signers.load(algorithm, signers.generate(algorithm))
+    return signers.load(algorithm, bytes([seed]) * signers.secret_size(algorithm))
+
+
+def new_signing_key(algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> SigningKey:
+    """Return a new key."""
+    return signers.load(algorithm, signers.generate(algorithm))
 
 
 @dataclass(frozen=True)
@@ -35,23 +45,25 @@ class Authority:
     """A root and an issuing CA."""
 
     seed: int = 1
+    root_algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65
+    algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65
 
     @cached_property
-    def root_key(self) -> MLDSA65PrivateKey:
+    def root_key(self) -> SigningKey:
         """The root's key."""
-        return signing_key(self.seed)
+        return signing_key(self.seed, self.root_algorithm)
 
     @cached_property
-    def key(self) -> MLDSA65PrivateKey:
+    def key(self) -> SigningKey:
         """The issuing CA's key."""
-        return signing_key(self.seed + 1)
+        return signing_key(self.seed + 1, self.algorithm)
 
     @cached_property
     def root_der(self) -> bytes:
         """The root's certificate."""
         tbs = x509.ca_tbs(
             "Test root",
-            x509.spki_of(self.root_key.public_key()),
+            self.root_key.public.spki,
             issuer_der=None,
             serial=1,
             not_before=NOW - 400 * DAY,
@@ -65,7 +77,7 @@ class Authority:
         """The issuing CA's certificate."""
         tbs = x509.ca_tbs(
             "Test issuing CA",
-            x509.spki_of(self.key.public_key()),
+            self.key.public.spki,
             issuer_der=self.root_der,
             serial=2,
             not_before=NOW - 400 * DAY,
@@ -96,6 +108,14 @@ class Authority:
         )
         return x509.assemble(tbs, self.key.sign(tbs))
 
+    @property
+    def crl_key(self) -> MLDSA65PrivateKey | ec.EllipticCurvePrivateKey:
+        """The issuing CA's key, as the library's builder of revocation lists wants it."""
+        secret = bytes([self.seed + 1]) * signers.secret_size(self.algorithm)
+        if self.algorithm.curve:
+            return ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP384R1())
+        return MLDSA65PrivateKey.from_seed_bytes(secret)
+
     def crl(self, serials: Iterable[int] = (), *, at: datetime = NOW) -> Crl:
         """Return a verified list that revokes these serials."""
         return crl.verify_crl(self.crl_der(serials, at=at), issuing_der=self.issuing_der, now=at)
@@ -104,7 +124,7 @@ class Authority:
         """Return a list that revokes these serials, in DER."""
         revoked = [(serial, Revoked(at, Reason.KEY_COMPROMISE)) for serial in serials]
         return crl.build_crl(
-            self.issuing_der, self.key, number=7, this_update=at, next_update=at + DAY, revoked=revoked
+            self.issuing_der, self.crl_key, number=7, this_update=at, next_update=at + DAY, revoked=revoked
         )
 
 
@@ -117,16 +137,17 @@ class Party:
     seed: int
     algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE
     requested: datetime = NOW - timedelta(hours=1)
+    identity: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65
 
     @cached_property
-    def key(self) -> MLDSA65PrivateKey:
+    def key(self) -> SigningKey:
         """The identity key."""
-        return signing_key(self.seed)
+        return signing_key(self.seed, self.identity)
 
     @property
     def spki(self) -> bytes:
         """The identity key's SubjectPublicKeyInfo."""
-        return x509.spki_of(self.key.public_key())
+        return self.key.public.spki
 
     @property
     def private(self) -> bytes:
@@ -158,7 +179,12 @@ class Party:
     def encryption_request(self) -> bytes:
         """The request for the encryption certificate, which endorses it."""
         return requests.encryption_request(
-            self.address, self.kem_spki, self.statement, sign=self.key.sign, signing_time=self.requested
+            self.address,
+            self.kem_spki,
+            self.statement,
+            sign=self.key.sign,
+            signing_time=self.requested,
+            algorithm=self.identity,
         )
 
     @cached_property
@@ -193,7 +219,7 @@ class Party:
             self.identity_request if identity else self.encryption_request,
             address=self.address,
             kind=kind,
-            identity_key=self.key.public_key(),
+            identity_key=self.key.public,
             issuing_der=self.authority.issuing_der,
             root_der=self.authority.root_der,
             crl=None,
@@ -217,6 +243,7 @@ class Party:
             signer_ski=self.ski,
             sign=self.key.sign,
             signing_time=signing_time,
+            algorithm=self.identity,
         )
 
     def context(self, to: Party, *, expires: datetime = NOW + 30 * DAY) -> deposits.Context:

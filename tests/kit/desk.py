@@ -15,17 +15,18 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx2
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from pki.core import kem, requests, x509
 from pki.core.errors import UnavailableError
 from pki.core.kem import KemAlgorithm
+from pki.core.signatures import VerifyingKey
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import CertificateKind
 from pki.server.services import issuing
 from pki.tenant.agent import Agent
 from pki.tenant.contexts import Context, default_name, load
 from pki.tenant.enrolment import Invitation
+from tests.kit.authority import new_signing_key
 from tests.kit.memory_holder import MemoryHolder
 from tests.kit.site import Site, now
 
@@ -83,7 +84,7 @@ class Forged:
 
     certificate: bytes
     request: bytes
-    identity_key: bytes
+    identity_key: VerifyingKey
 
 
 class Desk:
@@ -142,20 +143,20 @@ class Desk:
 
     def forge_identity(self, address: Address) -> Forged:
         """Return what an operator with the CA's key can make up: an identity for somebody, with a key of its own."""
-        key = MLDSA65PrivateKey.generate()
-        spki = x509.spki_of(key.public_key())
+        key = new_signing_key()
+        spki = key.public.spki
         request = requests.identity_request(address, spki, sign=key.sign, signing_time=now())
         certificate = self._sign(address, spki, CertificateKind.IDENTITY)
-        return Forged(certificate, request, key.public_key().public_bytes_raw())
+        return Forged(certificate, request, key.public)
 
     def forge(self, address: Address) -> Forged:
         """Return an encryption certificate for somebody, endorsed by an identity that the operator made up."""
-        key = MLDSA65PrivateKey.generate()
+        key = new_signing_key()
         spki = kem.spki(KemAlgorithm.COMPOSITE, kem.public_from_private(KemAlgorithm.COMPOSITE, kem.generate()))
         parsed = x509.parse_certificate(self._sign(address, spki, CertificateKind.ENCRYPTION))
         statement = requests.Statement(parsed.issuer_der, parsed.serial)
         request = requests.encryption_request(address, spki, statement, sign=key.sign, signing_time=now())
-        return Forged(parsed.der, request, key.public_key().public_bytes_raw())
+        return Forged(parsed.der, request, key.public)
 
     def _sign(self, address: Address, spki: bytes, kind: CertificateKind) -> bytes:
         signer = self.site.signer

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
 from pki.core import kem, oids
-from pki.core.errors import ConflictError, NotFoundError, UnwrapError
+from pki.core.errors import AlgorithmError, ConflictError, NotFoundError, UnwrapError
 from pki.core.ids import KeyId
 from pki.core.kem import KemAlgorithm
 from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
 from pki.core.packages import PKCS8, KeyMaterial
+from pki.core.signatures import IDENTITY, SignatureAlgorithm
 from pki.core.tenants import parse_address
 from pki.tenant.ports import KeyHolder, KeyName
 
@@ -58,7 +58,27 @@ class HolderContract:
         """A second creation returns the first key, and so does another process."""
         public = holder.create_identity()
         assert holder.create_identity() == public == again.identity_public() == again.create_identity()
-        MLDSA65PublicKey.from_public_bytes(public).verify(again.sign(b"message"), b"message")
+        public.verify(again.sign(b"message"), b"message")
+        assert public.algorithm is SignatureAlgorithm.ML_DSA_65
+
+    @pytest.mark.parametrize("algorithm", sorted(IDENTITY, key=lambda one: one.name), ids=lambda one: one.label)
+    def test_identity_keys_of_each_algorithm(
+        self, holder: KeyHolder, again: KeyHolder, algorithm: SignatureAlgorithm
+    ) -> None:
+        """What was made signs, here and in another process, and a wish for another algorithm changes nothing."""
+        public = holder.create_identity(algorithm)
+        assert public.algorithm is algorithm
+        assert again.identity_public() == public == again.create_identity(SignatureAlgorithm.ED25519)
+        public.verify(again.sign(b"message"), b"message")
+        public.verify(holder.sign(b"message"), b"message")
+
+    @pytest.mark.parametrize("algorithm", [SignatureAlgorithm.SLH_DSA_SHA2_128S, SignatureAlgorithm.ML_DSA_65_ED25519])
+    def test_an_authority_s_algorithm_is_no_identity(self, holder: KeyHolder, algorithm: SignatureAlgorithm) -> None:
+        """SLH-DSA and composites are for certificates: no identity key is made of them."""
+        with pytest.raises(AlgorithmError):
+            holder.create_identity(algorithm)
+        with pytest.raises(NotFoundError):
+            holder.identity_public()
 
     def test_the_access_key_signs_and_is_made_once(self, holder: KeyHolder, again: KeyHolder) -> None:
         """A second creation returns the first key, and so does another process."""
@@ -79,7 +99,7 @@ class HolderContract:
         assert list(holder.encryption_skis()) == []
         assert list(holder.shared_keys()) == []
 
-    @pytest.mark.parametrize("algorithm", list(KemAlgorithm))
+    @pytest.mark.parametrize("algorithm", kem.MADE)
     def test_encryption_keys_open(self, holder: KeyHolder, again: KeyHolder, algorithm: KemAlgorithm) -> None:
         """What was encapsulated for the public half comes out, in another process too."""
         key = holder.create_encryption(algorithm)

@@ -9,8 +9,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
-
 from pki.core import deposits, receipts
 from pki.core.certificates import CertificateRecord, CertificateState
 from pki.core.deposits import DepositState
@@ -18,6 +16,7 @@ from pki.core.errors import KeymailboxError
 from pki.core.events import Event
 from pki.core.ids import DepositId, Fingerprint, KeyId, fingerprint
 from pki.core.receipts import RefusalReason
+from pki.core.signers import SigningKey
 from pki.core.tenants import parse_address
 from pki.core.x509 import CertificateKind, parse_certificate
 from pki.server.ports import CA_FOLDER, ISSUING_FILE, ROOT_FILE, Caller, DepositRecord, Instance, Job
@@ -175,7 +174,7 @@ def compose(sender: Party, to: Party, **changes: Any) -> bytes:
         purpose=changes.get("purpose", "orders"),
         expires=changes.get("expires", NOW + timedelta(days=30)),
     )
-    key: MLDSA65PrivateKey = changes.get("key", sender.key)
+    key: SigningKey = changes.get("key", sender.key)
     return deposits.compose(
         changes.get("material", KEY),
         context,

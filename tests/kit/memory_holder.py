@@ -7,12 +7,13 @@ import threading
 from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pki.core import kem
+from pki.core import kem, signers
 from pki.core.errors import ConflictError, NotFoundError, UnwrapError
 from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey, named
+from pki.core.signers import SigningKey
 from pki.tenant.ports import EncryptionKey, KeyName
 
 
@@ -21,7 +22,7 @@ class MemoryHolder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._identity: MLDSA65PrivateKey | None = None
+        self._identity: SigningKey | None = None
         self._access: Ed25519PrivateKey | None = None
         self._encryption: dict[tuple[bytes, KemAlgorithm], bytes] = {}
         self._shared: dict[KeyName, KeyMaterial] = {}
@@ -29,10 +30,11 @@ class MemoryHolder:
     def __repr__(self) -> str:
         return "MemoryHolder()"
 
-    def create_identity(self) -> bytes:
+    def create_identity(self, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> VerifyingKey:
         """Make the identity key unless there is one."""
+        named(algorithm.label)
         with self._lock:
-            self._identity = self._identity or MLDSA65PrivateKey.generate()
+            self._identity = self._identity or signers.load(algorithm, signers.generate(algorithm))
         return self.identity_public()
 
     def create_access(self) -> bytes:
@@ -49,11 +51,11 @@ class MemoryHolder:
         self._encryption[ski, algorithm] = private
         return EncryptionKey(ski, algorithm, public)
 
-    def identity_public(self) -> bytes:
+    def identity_public(self) -> VerifyingKey:
         """Return the identity key's public half."""
         if self._identity is None:
             raise NotFoundError("There is no identity key")
-        return self._identity.public_key().public_bytes_raw()
+        return self._identity.public
 
     def access_public(self) -> bytes:
         """Return the access key's public half."""

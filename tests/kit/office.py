@@ -11,15 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from cryptography.x509 import load_der_x509_certificate
 
-from pki.core import envelope, httpsig, kem, requests, revocations, x509
+from pki.core import envelope, httpsig, kem, requests, revocations
 from pki.core.certificates import CertificateRecord, proof_of_decryption
 from pki.core.crl import Reason
 from pki.core.errors import KeymailboxError
 from pki.core.ids import Fingerprint, RequestId
 from pki.core.kem import KemAlgorithm
+from pki.core.signers import SigningKey
 from pki.core.tenants import Address, parse_address
 from pki.server.adapters.signers.file import FileSigner, create_ca
 from pki.server.ports import Caller, Job, RequestRecord
@@ -30,7 +30,7 @@ from pki.server.settings import Settings
 from pki.server.store import events as event_store
 from pki.server.store import outbox
 from pki.server.store.engine import Store
-from tests.kit.authority import NOW
+from tests.kit.authority import NOW, new_signing_key
 
 PASSPHRASE = b"correct horse"
 
@@ -115,13 +115,13 @@ class Kms:
     """One KMS instance: its identity and its access key, and what it sends."""
 
     address: Address
-    identity: MLDSA65PrivateKey = field(default_factory=MLDSA65PrivateKey.generate)
+    identity: SigningKey = field(default_factory=new_signing_key)
     access_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
     @property
     def spki(self) -> bytes:
         """The identity key."""
-        return x509.spki_of(self.identity.public_key())
+        return self.identity.public.spki
 
     @property
     def ski(self) -> bytes:

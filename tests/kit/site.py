@@ -22,7 +22,6 @@ from typing import Any, Self
 import httpx2
 import jsonschema_rs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from pki.core import certificates as facts
 from pki.core import deposits, envelope, httpsig, kem, receipts, requests, revocations, x509
@@ -31,6 +30,7 @@ from pki.core.envelope import Recipient
 from pki.core.ids import DepositId, Fingerprint, KeyId, RequestId
 from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
+from pki.core.signers import SigningKey
 from pki.core.tenants import Address, parse_address, parse_tenant
 from pki.server import bootstrap
 from pki.server.api import openapi
@@ -40,6 +40,7 @@ from pki.server.services import access, issuing
 from pki.server.services import deposits as deposit_service
 from pki.server.settings import Settings, load_settings
 from pki.server.store import outbox
+from tests.kit.authority import new_signing_key
 
 KEY = KeyMaterial(b"a shared key, 32 bytes of it, ok", "application/x-test")
 _PATIENCE = 20.0
@@ -133,7 +134,7 @@ class Instance:
     site: Site
     address: Address
     access: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
-    identity: MLDSA65PrivateKey = field(default_factory=MLDSA65PrivateKey.generate)
+    identity: SigningKey = field(default_factory=new_signing_key)
     encryption: bytes = field(default_factory=kem.generate)
     identity_certificate: bytes = b""
     encryption_certificate: bytes = b""
@@ -146,7 +147,7 @@ class Instance:
     @property
     def spki(self) -> bytes:
         """The identity key's public half."""
-        return x509.spki_of(self.identity.public_key())
+        return self.identity.public.spki
 
     @property
     def ski(self) -> bytes:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cryptography import x509 as cx509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ObjectIdentifier as Oid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pqcrypto.sign import ml_dsa_65, slh_dsa_sha2_128s
+from pyasn1.codec.der.decoder import decode as ber_decode
+from pyasn1.codec.der.encoder import encode as ber_encode
+from pyasn1_alt_modules import rfc5280
 
-from pki.core import signing, x509
-from pki.core.errors import CertificateError, KeymailboxError, ProfileError
+from pki.core import asn1, composites, signatures, x509
+from pki.core.errors import AlgorithmError, CertificateError, KeymailboxError, ProfileError
+from pki.core.signatures import SignatureAlgorithm
 from pki.core.x509 import CertificateKind
-from tests.kit.authority import DAY, NOW, acme, authority
+from tests.kit.authority import DAY, NOW, Authority, Party, acme, authority, new_signing_key
 
 
 def verify(leaf_der: bytes, *, issuing_der: bytes, root_der: bytes | None = None) -> None:
@@ -26,7 +34,7 @@ def issuing(*, path_length: int = 0, serial: int = 2) -> bytes:
     """Return a certificate of the issuing CA, whose signature differs each time (FIPS 204 is hedged)."""
     tbs = x509.ca_tbs(
         "Test issuing CA",
-        x509.spki_of(authority().key.public_key()),
+        authority().key.public.spki,
         issuer_der=authority().root_der,
         serial=serial,
         not_before=NOW - DAY,
@@ -52,7 +60,7 @@ def test_unused_bits() -> None:
     der = next(der for _ in range(99) if not (der := issuing())[-1] & 1)
     verify(acme().identity_der, issuing_der=der)
     changed = bytearray(der)
-    changed[-signing.SIGNATURE_SIZE - 1] = 1
+    changed[-SignatureAlgorithm.ML_DSA_65.size - 1] = 1
     with pytest.raises(ProfileError) as caught:
         verify(acme().identity_der, issuing_der=bytes(changed))
     assert caught.value.rule == "CRT-014"
@@ -66,8 +74,8 @@ def test_a_serial_that_is_none() -> None:
 
 
 def test_a_ca_key_of_another_kind() -> None:
-    """CRT-014: a chain of elliptic curves is not ours, however valid."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    """CRT-014: a chain under a curve that is not in the profile is refused, however valid, and the reason is told."""
+    key = ec.generate_private_key(ec.SECP521R1())
     name = cx509.Name([cx509.NameAttribute(cx509.NameOID.COMMON_NAME, "EC root")])
     none = dict.fromkeys(
         ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
@@ -84,18 +92,101 @@ def test_a_ca_key_of_another_kind() -> None:
         .add_extension(cx509.BasicConstraints(ca=True, path_length=1), critical=True)
         .add_extension(usage_bits, critical=True)
         .add_extension(cx509.SubjectKeyIdentifier(bytes(20)), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(key, hashes.SHA512())
     ).public_bytes(Encoding.DER)
-    tbs = x509.tbs_certificate(
-        serial=5,
-        issuer_der=root,
-        address=acme().address,
-        spki=acme().spki,
-        not_before=NOW,
-        not_after=NOW + DAY,
-        kind=CertificateKind.IDENTITY,
-    )
-    leaf = x509.assemble(tbs, acme().key.sign(tbs))
-    with pytest.raises(CertificateError) as caught:
-        verify(leaf, issuing_der=root, root_der=root)
+    with pytest.raises(ProfileError) as caught:
+        verify(acme().identity_der, issuing_der=root, root_der=root)
     assert caught.value.rule == "CRT-014"
+
+
+S = SignatureAlgorithm
+CHAINS = [
+    (S.SLH_DSA_SHA2_128S, S.ML_DSA_65),
+    (S.SLH_DSA_SHAKE_128F, S.ML_DSA_65),
+    (S.ML_DSA_87, S.ML_DSA_65),
+    (S.ECDSA_P384, S.ECDSA_P384),
+    (S.ML_DSA_65, S.ECDSA_P384),
+]
+
+
+@pytest.mark.parametrize(("root", "issuer"), CHAINS, ids=lambda one: one.label)
+def test_chains_of_other_algorithms(root: SignatureAlgorithm, issuer: SignatureAlgorithm) -> None:
+    """A chain may be of any algorithm of an authority; the list under it too; another root does not pass for it."""
+    made = Authority(41, root, issuer)
+    party = Party(made, acme().address, 43)
+    assert party.verified(now=NOW).identity_key == party.key.public
+    assert party.verified(CertificateKind.ENCRYPTION).recipient.public_key == party.recipient.public_key
+    assert made.crl([5]).revoked.keys() == {5}
+    with pytest.raises(CertificateError) as caught:
+        verify(party.identity_der, issuing_der=made.issuing_der, root_der=Authority(51, root, issuer).root_der)
+    assert caught.value.rule == "CRT-014"
+    changed = bytearray(made.issuing_der)
+    changed[-9] ^= 1
+    with pytest.raises(CertificateError):
+        verify(party.identity_der, issuing_der=bytes(changed), root_der=made.root_der)
+
+
+def test_another_verifier_of_an_slh_dsa_root() -> None:
+    """Pqcrypto alone verifies both signatures of an SLH-DSA root, found in the certificates by pyasn1."""
+    made = Authority(61, S.SLH_DSA_SHA2_128S)
+    root, issuing = (ber_decode(der, asn1Spec=rfc5280.Certificate())[0] for der in (made.root_der, made.issuing_der))
+    key = root["tbsCertificate"]["subjectPublicKeyInfo"]["subjectPublicKey"].asOctets()
+    for one in (root, issuing):
+        assert str(one["signatureAlgorithm"]["algorithm"]) == "2.16.840.1.101.3.4.3.20"
+        slh_dsa_sha2_128s.verify(key, ber_encode(one["tbsCertificate"]), one["signature"].asOctets())
+
+
+@pytest.mark.parametrize("algorithm", [S.ML_DSA_65_ECDSA_P256, S.ML_DSA_65_ED25519], ids=lambda one: one.label)
+def test_a_composite_root(algorithm: SignatureAlgorithm) -> None:
+    """Others' composite CAs verify: both halves of the root's signature are needed."""
+    pair = ml_dsa_65.keygen()
+    classical = new_signing_key(S.ED25519 if algorithm is S.ML_DSA_65_ED25519 else S.ECDSA_P256)
+
+    def sign(tbs: bytes, *, spoil: bool = False) -> bytes:
+        label, represented = composites.represent(algorithm.oid, tbs)
+        first = ml_dsa_65.sign(sorted(pair, key=len)[1], represented, label)
+        return bytes(first) + classical.sign(represented + b"!" * spoil)
+
+    public = signatures.from_raw(bytes(sorted(pair, key=len)[0]) + classical.public.raw, algorithm)
+    fields = {"not_before": NOW - DAY, "not_after": NOW + DAY}
+    root_tbs = x509.ca_tbs("Composite root", public.spki, issuer_der=None, serial=1, path_length=1, **fields)
+    root = x509.assemble(root_tbs, sign(root_tbs))
+    tbs = x509.ca_tbs(
+        "Test issuing CA", authority().key.public.spki, issuer_der=root, serial=2, path_length=0, **fields
+    )
+    verify(acme().identity_der, issuing_der=x509.assemble(tbs, sign(tbs)), root_der=root)
+    with pytest.raises(CertificateError) as caught:
+        verify(acme().identity_der, issuing_der=x509.assemble(tbs, sign(tbs, spoil=True)), root_der=root)
+    assert caught.value.rule == "CRT-014"
+
+
+def test_a_composite_that_is_not_supported_is_named() -> None:
+    """CRT-002, CRT-014: who meets a composite that cannot be verified here reads which one it is."""
+    oid = Oid("1.3.6.1.5.5.7.6.54")
+    other = asn1.AlgorithmIdentifier(algorithm=oid, parameters=None)
+    for der, rule in ((acme().identity_der, "CRT-002"), (authority().issuing_der, "CRT-014")):
+        outer = asn1.decode(asn1.Certificate, der, what="x")
+        changed = asn1.encode(replace(outer, signature_algorithm=other))
+        with pytest.raises(AlgorithmError, match="id-MLDSA87-ECDSA-P521-SHA512 is a composite that is not") as caught:
+            if rule == "CRT-002":
+                x509.parse_certificate(changed)
+            else:
+                verify(acme().identity_der, issuing_der=changed)
+        assert caught.value.rule == rule
+
+
+def test_an_algorithm_inside_and_another_outside() -> None:
+    """CRT-002: what is named outside of the signature is what was named inside of it."""
+    outer = asn1.decode(asn1.Certificate, acme().identity_der, what="x")
+    with pytest.raises(ProfileError) as caught:
+        x509.parse_certificate(asn1.encode(replace(outer, signature_algorithm=S.ML_DSA_87.identifier)))
+    assert caught.value.rule == "CRT-002"
+
+
+def test_crt_008_another_algorithm_than_the_issuer_s() -> None:
+    """CRT-008: a certificate that names another algorithm than its issuer's key is not signed by it."""
+    tbs = asn1.decode(asn1.TbsCertificate, x509.parse_certificate(acme().identity_der).tbs, what="x")
+    changed = asn1.encode(replace(tbs, signature=S.ML_DSA_87.identifier))
+    with pytest.raises(CertificateError) as caught:
+        verify(x509.assemble(changed, authority().key.sign(changed)), issuing_der=authority().issuing_der)
+    assert caught.value.rule == "CRT-008"

@@ -13,9 +13,10 @@ from pyasn1.codec.der.decoder import decode as ber_decode
 from pyasn1.codec.der.encoder import encode as ber_encode
 from pyasn1_alt_modules import rfc5280
 
-from pki.core import crl, signing
+from pki.core import crl
 from pki.core.crl import Reason
 from pki.core.errors import CertificateError, KeymailboxError, StaleError, UsageError
+from pki.core.signatures import SignatureAlgorithm
 from tests.kit.authority import DAY, NOW, Authority, authority
 
 
@@ -49,7 +50,7 @@ def test_crl_001_unused_bits() -> None:
     """CRL-001: unused bits, for which the decoder would find room after a zero, are refused."""
     der = next(der for serial in range(99) if not (der := authority().crl_der([serial + 1]))[-1] & 1)
     changed = bytearray(der)
-    changed[-signing.SIGNATURE_SIZE - 1] = 1
+    changed[-SignatureAlgorithm.ML_DSA_65.size - 1] = 1
     with pytest.raises(CertificateError) as caught:
         crl.verify_crl(bytes(changed), issuing_der=authority().issuing_der, now=NOW)
     assert caught.value.rule == "CRL-001"
@@ -65,7 +66,7 @@ def test_crl_002_critical_extension() -> None:
         .next_update(NOW + DAY)
         .add_extension(cx509.CRLNumber(8), critical=False)
         .add_extension(cx509.DeltaCRLIndicator(7), critical=True)
-        .sign(authority().key, None)
+        .sign(authority().crl_key, None)
     )
     with pytest.raises(CertificateError) as caught:
         crl.verify_crl(delta.public_bytes(Encoding.DER), issuing_der=authority().issuing_der, now=NOW)

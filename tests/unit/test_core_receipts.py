@@ -33,7 +33,7 @@ REVOCATION = revocations.compose_revocation(FINGERPRINT, Reason.KEY_COMPROMISE, 
 def verify(der: bytes, **changes: Any) -> receipts.VerifiedReceipt:
     """Verify an answer for the deposit, with something changed."""
     fields: dict[str, Any] = {
-        "identity_key": globex().key.public_key(),
+        "identity_key": globex().key.public,
         "recipient": globex().address,
         "deposit": DEPOSIT.id,
         "sha512": DEPOSIT.sha512,
@@ -85,7 +85,7 @@ def test_any_flipped_bit_is_refused(der: bytes, data: st.DataObject) -> None:
     changed[bit // 8] ^= 1 << bit % 8
     with pytest.raises(KeymailboxError):
         if der is REVOCATION:
-            revocations.parse_revocation(bytes(changed)).verify(globex().key.public_key())
+            revocations.parse_revocation(bytes(changed)).verify(globex().key.public)
         else:
             verify(bytes(changed))
 
@@ -159,7 +159,7 @@ def test_an_answer_to_something_else(rule: str, change: Callable[[], dict[str, A
 def test_a_forged_answer() -> None:
     """SIG-006: the sender cannot write its own receipt."""
     with pytest.raises(SignatureError):
-        verify(RECEIPT, identity_key=acme().key.public_key())
+        verify(RECEIPT, identity_key=acme().key.public)
 
 
 # Revocation requests
@@ -167,10 +167,10 @@ def test_a_forged_answer() -> None:
 
 def test_revocation() -> None:
     """A revocation request names certificate, reason and time."""
-    found = revocations.parse_revocation(REVOCATION).verify(globex().key.public_key())
+    found = revocations.parse_revocation(REVOCATION).verify(globex().key.public)
     assert (found.fingerprint, found.reason, found.requested) == (FINGERPRINT, Reason.KEY_COMPROMISE, NOW)
     with pytest.raises(SignatureError):
-        revocations.parse_revocation(REVOCATION).verify(acme().key.public_key())
+        revocations.parse_revocation(REVOCATION).verify(acme().key.public)
 
 
 @pytest.mark.parametrize("changes", [{"version": 2}, {"fingerprint": bytes(31)}, None])

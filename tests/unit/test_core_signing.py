@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import ObjectIdentifier as Oid
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +17,7 @@ from pyasn1.codec.der.decoder import decode as ber_decode
 from pyasn1.codec.der.encoder import encode as ber_encode
 from pyasn1_alt_modules import rfc5652
 
-from pki.core import asn1, attributes, oids, signing
+from pki.core import asn1, attributes, oids, signatures, signing
 from pki.core.errors import AlgorithmError, KeymailboxError, MalformedError, ProfileError, SignatureError
 from pki.core.signing import UnverifiedSigned
 from tests.kit.authority import NOW, acme, globex
@@ -50,7 +49,7 @@ DER = signed()
 
 def test_round_trip() -> None:
     """What was signed verifies and comes back whole."""
-    found = parse(DER).verify(acme().key.public_key())
+    found = parse(DER).verify(acme().key.public)
     assert (found.content_type, found.content, found.signer_ski) == (oids.KEY_PACKAGE_RECEIPT, CONTENT, acme().ski)
     assert found.signing_time == NOW
     assert found.attributes[oids.DEPOSIT_DIGEST] == EXTRA[oids.DEPOSIT_DIGEST]
@@ -60,14 +59,14 @@ def test_round_trip() -> None:
 def test_sig_006_another_key() -> None:
     """SIG-006: another key does not verify it."""
     with pytest.raises(SignatureError) as caught:
-        parse(DER).verify(globex().key.public_key())
+        parse(DER).verify(globex().key.public)
     assert caught.value.rule == "SIG-006"
 
 
 def test_sig_006_another_name() -> None:
     """SIG-006: a signer's name that is not the key's is refused."""
     with pytest.raises(SignatureError) as caught:
-        parse(signed(signer_ski=globex().ski)).verify(acme().key.public_key())
+        parse(signed(signer_ski=globex().ski)).verify(acme().key.public)
     assert caught.value.rule == "SIG-006"
 
 
@@ -76,14 +75,14 @@ def test_sig_006_other_content() -> None:
     info, data, _ = opened(DER)
     changed = replace(data, content=replace(data.content, content=b"another"))
     with pytest.raises(SignatureError) as caught:
-        parse(closed(info, changed)).verify(acme().key.public_key())
+        parse(closed(info, changed)).verify(acme().key.public)
     assert caught.value.rule == "SIG-006"
 
 
 def test_a_digest_that_is_no_digest() -> None:
     """A message digest of another type is malformed, even when it is properly signed."""
     with pytest.raises((MalformedError, SignatureError)):
-        parse(signed(extra={**EXTRA, oids.MESSAGE_DIGEST: asn1.encode(5)})).verify(acme().key.public_key())
+        parse(signed(extra={**EXTRA, oids.MESSAGE_DIGEST: asn1.encode(5)})).verify(acme().key.public)
 
 
 @settings(max_examples=200, deadline=None)
@@ -93,7 +92,7 @@ def test_any_flipped_bit_is_refused(bit: int) -> None:
     changed = bytearray(DER)
     changed[bit // 8] ^= 1 << bit % 8
     with pytest.raises(KeymailboxError):
-        parse(bytes(changed)).verify(acme().key.public_key())
+        parse(bytes(changed)).verify(acme().key.public)
 
 
 def test_another_implementation_verifies() -> None:
@@ -110,7 +109,7 @@ def test_another_implementation_verifies() -> None:
     body = b"".join(parts)
     assert 128 <= len(body) < 256
     header = b"\x31\x81" + bytes([len(body)])
-    raw = acme().key.public_key().public_bytes_raw()
+    raw = acme().key.public.raw
     ml_dsa_65.verify(raw, header + body, bytes(info["signature"]))
     digests = {str(item["attrType"]): item["attrValues"][0] for item in listed}
     digest, _ = ber_decode(digests[oids.MESSAGE_DIGEST.dotted_string])
@@ -122,7 +121,7 @@ def test_we_verify_another_implementation() -> None:
     public, private = sorted(ml_dsa_65.keygen(), key=len)
     ski = hashlib.sha256(public).digest()[:20]
     der = signed(sign=lambda message: ml_dsa_65.sign(private, message), signer_ski=ski)
-    parse(der).verify(MLDSA65PublicKey.from_public_bytes(public))
+    parse(der).verify(signatures.from_raw(public))
 
 
 @pytest.mark.parametrize(

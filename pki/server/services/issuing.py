@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import load_der_x509_certificate
 
 from pki.core import asn1, crl, x509
@@ -34,6 +33,7 @@ from pki.core.errors import (
 from pki.core.events import EventType
 from pki.core.ids import RequestId, fingerprint
 from pki.core.requests import VerifiedRequest, parse_request
+from pki.core.signatures import VerifyingKey
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind
 from pki.server.ports import CaSigner, CrlRecord, RequestRecord
@@ -87,7 +87,7 @@ class Prepared:
     """A request whose serial number and to-be-signed bytes are stored."""
 
     request: VerifiedRequest
-    identity_key: MLDSA65PublicKey
+    identity_key: VerifyingKey
     tbs: bytes
 
 

@@ -124,12 +124,12 @@ def _find(agent: Agent, beginning: str) -> OwnCertificate:
 
 
 def _row(one: OwnCertificate) -> dict[str, object]:
-    from pki.core import oids
     from pki.core.kem import parse_spki
+    from pki.core.signatures import load
     from pki.core.x509 import parse_certificate
 
-    kem = one.kind == "encryption"
-    algorithm = parse_spki(parse_certificate(one.der).spki)[0].title if kem else oids.name(oids.ML_DSA_65)
+    spki = parse_certificate(one.der).spki
+    algorithm = (parse_spki(spki)[0] if one.kind == "encryption" else load(spki).algorithm).title
     return {
         "fingerprint": one.fingerprint,
         "kind": one.kind,

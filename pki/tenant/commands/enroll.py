@@ -34,6 +34,10 @@ def enroll(
         str, typer.Option("--root", help="SHA-256 of the root certificate, as the operator told you.", metavar="HEX")
     ] = "",
     algorithm: Annotated[str, typer.Option("--algorithm", help="composite, ml-kem-768 or ml-kem-1024.")] = "composite",
+    identity: Annotated[
+        str,
+        typer.Option("--identity", help="The identity key: ml-dsa-65, ml-dsa-87, ml-dsa-44, p-256, p-384 or ed25519."),
+    ] = "ml-dsa-65",
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Use plain http over a network.")] = False,
     wait: Wait = 60,
     as_json: Json = False,
@@ -42,6 +46,7 @@ def enroll(
 
     Example: [bold]kmb enroll acme/eu-west --server https://mailbox.example --invitation acme.json[/bold]
     """
+    from pki.core.signatures import named
     from pki.core.tenants import parse_address
     from pki.tenant.agent import Agent
     from pki.tenant.commands.cert import kem_algorithm
@@ -63,6 +68,7 @@ def enroll(
         root_fingerprint=root or None,
         allow_http=allow_http,
         algorithm=kem_algorithm(algorithm),
+        identity=named(identity),
         wait=wait,
         progress=lambda done, on: output.note(f"  {done}: {on}"),
     )

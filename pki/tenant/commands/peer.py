@@ -21,6 +21,7 @@ def list_(as_json: Json = False) -> None:
             {
                 "address": str(pin.address),
                 "identity": pin.fingerprint,
+                "identity_algorithm": pin.identity_key.algorithm.title,
                 "trust": pin.how,
                 "since": pin.pinned_at,
             }
@@ -44,6 +45,7 @@ def show(address: Who, as_json: Json = False) -> None:
             {
                 "address": str(peer.address),
                 "identity": peer.pin.fingerprint,
+                "identity_algorithm": peer.pin.identity_key.algorithm.title,
                 "trust": peer.pin.how,
                 "identity_certificate": peer.identity.parsed.fingerprint,
                 "certificate": encryption.parsed.fingerprint if encryption else None,

@@ -28,6 +28,7 @@ def whoami(as_json: Json = False) -> None:
             {
                 "address": str(agent.address),
                 "identity": identity_fingerprint(agent.holder.identity_public()),
+                "identity_algorithm": agent.holder.identity_public().algorithm.title,
                 "certificate": encryption.fingerprint if encryption else None,
                 "valid_until": encryption.not_after if encryption else None,
                 "server": agent.context.server,

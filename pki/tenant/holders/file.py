@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pki.core import asn1, kem, oids
+from pki.core import asn1, kem, oids, signers
 from pki.core.der import header
 from pki.core.errors import ConflictError, KeymailboxError, NotFoundError, SealError, UnwrapError
 from pki.core.ids import key_id
@@ -19,12 +18,14 @@ from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial, decode_package, encode_package
 from pki.core.profile import Profile
 from pki.core.sealing import seal, unseal
+from pki.core.signatures import IDENTITY, SignatureAlgorithm, VerifyingKey, named
+from pki.core.signers import SigningKey
 from pki.core.tenants import parse_address
 from pki.tenant.disk import private_folder, write_new
 from pki.tenant.holders.passphrase import Passphrase
 from pki.tenant.ports import EncryptionKey, KeyName
 
-_IDENTITY = "identity key ML-DSA-65"
+_IDENTITY = {f"identity key {one.title}": one for one in IDENTITY}
 _ACCESS = "access key Ed25519"
 _SUFFIX = ".sealed"
 _OBJECT_IDENTIFIER = 0x06
@@ -44,13 +45,15 @@ class FileHolder:
         self._passphrase = passphrase
         # Opening a sealed file takes a tenth of a second on purpose; each is opened once for each process.
         self._opened: dict[tuple[Path, str], bytes] = {}
+        self._signing: SigningKey | None = None
 
     def __repr__(self) -> str:
         return f"FileHolder({str(self._folder)!r})"
 
-    def create_identity(self) -> bytes:
-        """Make the identity key unless there is one, and return its public key."""
-        self._create(self._folder / f"identity{_SUFFIX}", secrets.token_bytes(32), _IDENTITY)
+    def create_identity(self, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> VerifyingKey:
+        """Make the identity key unless there is one, and return its public half."""
+        named(algorithm.label)
+        self._create(self._identity_path, signers.generate(algorithm), f"identity key {algorithm.title}")
         return self.identity_public()
 
     def create_access(self) -> bytes:
@@ -66,9 +69,9 @@ class FileHolder:
         self._create(self._encryption_path(ski, algorithm), private, _encryption_purpose(ski, algorithm))
         return EncryptionKey(ski=ski, algorithm=algorithm, public_key=public)
 
-    def identity_public(self) -> bytes:
+    def identity_public(self) -> VerifyingKey:
         """Return the identity key's public half, or raise NotFoundError."""
-        return self._identity().public_key().public_bytes_raw()
+        return self._identity().public
 
     def access_public(self) -> bytes:
         """Return the access key's public half, or raise NotFoundError."""
@@ -119,9 +122,20 @@ class FileHolder:
         """Return the names of all shared keys, in order."""
         return sorted(_name_in(path) for path in self._shared.glob(f"*{_SUFFIX}"))
 
-    def _identity(self) -> MLDSA65PrivateKey:
-        path = self._folder / f"identity{_SUFFIX}"
-        return MLDSA65PrivateKey.from_seed_bytes(self._open(path, _IDENTITY, "The identity key"))
+    @property
+    def _identity_path(self) -> Path:
+        return self._folder / f"identity{_SUFFIX}"
+
+    def _identity(self) -> SigningKey:
+        path = self._identity_path
+        if self._signing is not None and path.exists():
+            return self._signing
+        # Which algorithm it is of stands in the header, and what was sealed under another purpose does not open.
+        purpose = _purpose_in(path) if path.exists() else ""
+        if purpose not in _IDENTITY:
+            purpose = f"identity key {SignatureAlgorithm.ML_DSA_65.title}"
+        self._signing = signers.load(_IDENTITY[purpose], self._open(path, purpose, "The identity key"))
+        return self._signing
 
     def _access(self) -> Ed25519PrivateKey:
         path = self._folder / f"access{_SUFFIX}"
@@ -182,6 +196,13 @@ def _unpacked(der: bytes) -> KeyMaterial:
 def _same(one: KeyMaterial, other: KeyMaterial) -> bool:
     said = (one.media_type, one.attributes) == (other.media_type, other.attributes)
     return secrets.compare_digest(one.key, other.key) and said
+
+
+def _purpose_in(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["purpose"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _name_in(path: Path) -> KeyName:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -18,12 +19,15 @@ import pytest
 
 from pki.core.errors import ReplayedError, SettingsError
 from pki.core.ids import DepositId, Fingerprint, KeyId, RequestId
+from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import parse_address
 from pki.tenant.journal import Journal
 from pki.tenant.ports import KeyName
 from pki.tenant.records.own import OwnCertificate, OwnRequest
+from pki.tenant.records.pins import Pin
 from pki.tenant.records.seen import Seen
 from pki.tenant.records.sent import Sent
+from tests.kit.authority import new_signing_key
 
 NOW = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 ACME = parse_address("acme/eu-west")
@@ -75,23 +79,39 @@ def test_it_is_for_the_owner_alone_and_durable(journal: Journal, tmp_path: Path)
     journal.check()
 
 
+ONE = new_signing_key().public
+TWO = new_signing_key(SignatureAlgorithm.ECDSA_P256).public
+
+
+def test_pins_of_earlier_journals(journal: Journal) -> None:
+    """A raw ML-DSA-65 key, as journals held it before there were others, is the same key, and no change of it."""
+    with journal._database.write() as db:
+        db.execute("INSERT INTO pins VALUES (?, ?, 'confirmed', ?)", (str(GLOBEX), ONE.raw, "2026-05-04T12:30:00Z"))
+    pin = journal.pins.of(GLOBEX)
+    assert pin is not None
+    assert (pin.identity_key, pin.fingerprint) == (ONE, hashlib.sha256(ONE.raw).hexdigest())
+    journal.pins.confirm(GLOBEX, ONE, NOW)
+    assert journal._database.all("SELECT id FROM pin_changes") == []
+    assert journal.pins.of(GLOBEX) == Pin(GLOBEX, ONE, "confirmed", NOW)
+
+
 def test_first_contact_pins_once(journal: Journal, again: Journal) -> None:
     """The first key stands, whoever comes second."""
     assert journal.pins.of(GLOBEX) is None
-    assert journal.pins.first(GLOBEX, b"one", NOW).how == "first-contact"
-    assert again.pins.first(GLOBEX, b"two", NOW).identity_key == b"one"
+    assert journal.pins.first(GLOBEX, ONE, NOW).how == "first-contact"
+    assert again.pins.first(GLOBEX, TWO, NOW).identity_key == ONE
 
 
 def test_a_confirmed_change_is_written_down(journal: Journal) -> None:
     """The new key stands in the place of the old one, and the old one is not forgotten."""
-    journal.pins.first(GLOBEX, b"one", NOW)
-    journal.pins.confirm(GLOBEX, b"two", NOW)
+    journal.pins.first(GLOBEX, ONE, NOW)
+    journal.pins.confirm(GLOBEX, TWO, NOW)
     pin = journal.pins.of(GLOBEX)
     assert pin is not None
-    assert (pin.identity_key, pin.how) == (b"two", "confirmed")
+    assert (pin.identity_key, pin.how) == (TWO, "confirmed")
     changes = journal._database.all("SELECT address, before, after FROM pin_changes")
-    assert changes == [("globex/main", b"one", b"two")]
-    journal.pins.confirm(GLOBEX, b"two", NOW)
+    assert changes == [("globex/main", ONE.spki, TWO.spki)]
+    journal.pins.confirm(GLOBEX, TWO, NOW)
     assert len(journal._database.all("SELECT id FROM pin_changes")) == 1
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pki.core import crl, sealing, x509
+from pki.core import authorities, crl, sealing, signers, x509
 from pki.core.crl import Revoked
-from pki.core.errors import SettingsError
+from pki.core.errors import AlgorithmError, SettingsError
+from pki.core.signatures import SLH_DSA, SignatureAlgorithm, named
+from pki.core.signers import SigningKey
 from pki.server.ports import CA_FOLDER, ISSUING_FILE, ROOT_FILE, CaChain
 
 _KEYS = "private"
@@ -46,7 +47,7 @@ class FileSigner:
             ) from None
         self._key = MLDSA65PrivateKey.from_seed_bytes(sealing.unseal(sealed, passphrase, purpose=_ISSUING_PURPOSE))
         self._chain = chain
-        if x509.spki_of(self._key.public_key()) != _spki(chain.issuing):
+        if self._key.public_key().public_bytes_raw() != authorities.authority_key(chain.issuing).raw:
             raise SettingsError("The CA's key and certificate do not belong together", on=str(folder))
 
     def __repr__(self) -> str:
@@ -80,8 +81,19 @@ class FileSigner:
         )
 
 
-def create_ca(home: Path, passphrase: bytes, now: datetime) -> CaChain:
-    """Make root and issuing CA unless they are there, and return their certificates.
+ROOTS = frozenset({SignatureAlgorithm.ML_DSA_65, SignatureAlgorithm.ML_DSA_87}) | SLH_DSA
+"""What a root's key may be; the issuing CA's is ML-DSA-65."""
+
+
+def root_algorithm(label: str) -> SignatureAlgorithm:
+    """Return the algorithm for a root with this label, such as ``slh-dsa-sha2-128s``; raises AlgorithmError."""
+    return named(label, ROOTS)
+
+
+def create_ca(
+    home: Path, passphrase: bytes, now: datetime, *, root: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65
+) -> CaChain:
+    """Make root and issuing CA unless they are there, and return their certificates; one that is there stays.
 
     All files appear at once, on disk for good: a kill in between leaves no CA, and of two that are made at once the
     first stays. The root's sealed key is needed for the next issuing CA only and is best moved off the machine.
@@ -91,7 +103,7 @@ def create_ca(home: Path, passphrase: bytes, now: datetime) -> CaChain:
         if not passphrase:
             raise SettingsError("The CA's passphrase is empty", hint="set KMB_PASSPHRASE_FILE")
         try:
-            _create(home, folder, passphrase, now)
+            _create(home, folder, passphrase, now, root)
         except OSError as error:
             raise SettingsError(f"The CA cannot be written: {error.strerror}", on=str(home)) from None
     try:
@@ -100,15 +112,22 @@ def create_ca(home: Path, passphrase: bytes, now: datetime) -> CaChain:
         raise SettingsError(f"The CA cannot be read: {error.strerror}", on=str(folder)) from None
 
 
-def _create(home: Path, folder: Path, passphrase: bytes, now: datetime) -> None:
-    root, issuing = MLDSA65PrivateKey.generate(), MLDSA65PrivateKey.generate()
-    chain = _certify(root, issuing, now)
+def _create(home: Path, folder: Path, passphrase: bytes, now: datetime, algorithm: SignatureAlgorithm) -> None:
+    if algorithm not in ROOTS:
+        raise AlgorithmError("A root's key is not made of this algorithm", on=algorithm.title)
+    root, issuing = signers.generate(algorithm), signers.generate(SignatureAlgorithm.ML_DSA_65)
+    chain = _certify(signers.load(algorithm, root), signers.load(SignatureAlgorithm.ML_DSA_65, issuing), now)
+    # A root lasts for decades: that its signature is good is seen before anybody pins it.
+    authorities.verify_authorities(issuing_der=chain.issuing, root_der=chain.root, now=now)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".ca-", dir=home))
     try:
         (made / _KEYS).mkdir(mode=0o700)
-        for name, key, purpose in ((_ROOT_KEY, root, _ROOT_PURPOSE), (_ISSUING_KEY, issuing, _ISSUING_PURPOSE)):
-            _write(made / _KEYS / name, sealing.seal(key.private_bytes_raw(), passphrase, purpose=purpose), 0o600)
+        for name, secret, purpose in (
+            (_ROOT_KEY, root, _root_purpose(algorithm)),
+            (_ISSUING_KEY, issuing, _ISSUING_PURPOSE),
+        ):
+            _write(made / _KEYS / name, sealing.seal(secret, passphrase, purpose=purpose), 0o600)
         _write(made / ROOT_FILE, chain.root, 0o644)
         _write(made / ISSUING_FILE, chain.issuing, 0o644)
         made.chmod(0o755)
@@ -121,13 +140,13 @@ def _create(home: Path, folder: Path, passphrase: bytes, now: datetime) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _certify(root: MLDSA65PrivateKey, issuing: MLDSA65PrivateKey, now: datetime) -> CaChain:
+def _certify(root: SigningKey, issuing: SigningKey, now: datetime) -> CaChain:
     # A name of its own, so that the certificates of two installations are not mistaken for each other.
     mark = secrets.token_hex(4)
     start = now - _SKEW
     root_tbs = x509.ca_tbs(
         f"keymailbox root {mark}",
-        x509.spki_of(root.public_key()),
+        root.public.spki,
         issuer_der=None,
         serial=secrets.randbits(159) or 1,
         not_before=start,
@@ -137,7 +156,7 @@ def _certify(root: MLDSA65PrivateKey, issuing: MLDSA65PrivateKey, now: datetime)
     root_der = x509.assemble(root_tbs, root.sign(root_tbs))
     issuing_tbs = x509.ca_tbs(
         f"keymailbox issuing {mark}",
-        x509.spki_of(issuing.public_key()),
+        issuing.public.spki,
         issuer_der=root_der,
         serial=secrets.randbits(159) or 1,
         not_before=start,
@@ -151,9 +170,10 @@ def _chain(folder: Path) -> CaChain:
     return CaChain(root=(folder / ROOT_FILE).read_bytes(), issuing=(folder / ISSUING_FILE).read_bytes())
 
 
-def _spki(certificate_der: bytes) -> bytes | None:
-    key = load_der_x509_certificate(certificate_der).public_key()
-    return x509.spki_of(key) if isinstance(key, MLDSA65PublicKey) else None
+def _root_purpose(algorithm: SignatureAlgorithm) -> str:
+    if algorithm is SignatureAlgorithm.ML_DSA_65:
+        return _ROOT_PURPOSE
+    return f"{_ROOT_PURPOSE}, {algorithm.title}"
 
 
 def _move(made: Path, folder: Path) -> None:
