@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from pki.core import asn1, envelope, oids, packages, signing
 from pki.core.der import located
-from pki.core.envelope import ParsedEnvelope, Recipient
+from pki.core.envelope import ParsedEnvelope, Recipient, Recover
 from pki.core.errors import (
     BadAddressError,
     IllegalMoveError,
@@ -21,7 +21,6 @@ from pki.core.errors import (
     UsageError,
 )
 from pki.core.ids import DepositId, KeyId, deposit_id, key_id
-from pki.core.kem import KemAlgorithm
 from pki.core.packages import KeyMaterial
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.signing import SignedObject, UnverifiedSigned
@@ -220,9 +219,7 @@ def parse_deposit(der: bytes, *, max_size: int = MAX_DEPOSIT) -> UnverifiedDepos
     )
 
 
-def open_deposit(
-    deposit: VerifiedDeposit, ski: bytes, decapsulate: Callable[[KemAlgorithm, bytes], bytes]
-) -> KeyMaterial:
+def open_deposit(deposit: VerifiedDeposit, ski: bytes, decapsulate: Recover) -> KeyMaterial:
     """Return the key for the recipient ``ski``; whatever goes wrong is one and the same UnwrapError."""
     content = envelope.unwrap(deposit.envelope, ski, decapsulate)
     try:

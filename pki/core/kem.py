@@ -1,4 +1,4 @@
-"""Key encapsulation: the composite of ML-KEM-768 and X25519 (default), ML-KEM-768 and ML-KEM-1024."""
+"""Key encapsulation: the composite of ML-KEM-768 and X25519 (default), ML-KEM-768, -1024, and -512 to read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from enum import Enum
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.mlkem import (
     MLKEM768PrivateKey,
     MLKEM768PublicKey,
@@ -13,22 +14,31 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import (
     MLKEM1024PublicKey,
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509 import ObjectIdentifier as Oid
+from pqcrypto.kem import ml_kem_512
 
 from pki.core import asn1, oids
 from pki.core.errors import AlgorithmError, ProfileError, UnwrapError
+from pki.core.profile import Profile
 
 _SEED = 64  # an ML-KEM private key is its seed d ‖ z (FIPS 203 §7.1, RFC 9935 §6)
 _X25519 = 32
+_Q = 3329
 _LABEL = bytes.fromhex("5c2e2f2f5e5c")  # draft-ietf-lamps-pq-composite-kem, domain separator of this pair
 
 
 class KemAlgorithm(Enum):
-    """What a deposit may be wrapped to; sizes in bytes."""
+    """What a deposit may be wrapped to; sizes in bytes.
+
+    ML-KEM-512 is for opening what others made, and its private key is the expanded one (FIPS 203 §6.1): the library
+    that has it does not expand seeds.
+    """
 
     COMPOSITE = (oids.ML_KEM_768_X25519, 1216, 1120, 96)
     ML_KEM_768 = (oids.ML_KEM_768, 1184, 1088, 64)
     ML_KEM_1024 = (oids.ML_KEM_1024, 1568, 1568, 64)
+    ML_KEM_512 = (oids.ML_KEM_512, 800, 768, 1632)
 
     def __init__(self, oid: Oid, public_size: int, ciphertext_size: int, private_size: int) -> None:
         self.oid = oid
@@ -41,10 +51,49 @@ class KemAlgorithm(Enum):
         """The name that people read."""
         return oids.name(self.oid)
 
+    @property
+    def classical(self) -> bool:
+        """Whether a quantum computer opens it: no."""
+        return False
 
-def algorithm(oid: Oid, *, rule: str = "ENV-004") -> KemAlgorithm:
+
+MADE = (KemAlgorithm.COMPOSITE, KemAlgorithm.ML_KEM_768, KemAlgorithm.ML_KEM_1024)
+"""What keys are made of, and wrapped for."""
+
+
+class Hkdf(Enum):
+    """The key derivation behind a KEM (RFC 8619); the hash is that of HMAC."""
+
+    SHA256 = (oids.HKDF_SHA256, hashes.SHA256)
+    SHA384 = (oids.HKDF_SHA384, hashes.SHA384)
+    SHA512 = (oids.HKDF_SHA512, hashes.SHA512)
+
+    def __init__(self, oid: Oid, digest: type[hashes.HashAlgorithm]) -> None:
+        self.oid = oid
+        self.digest = digest
+
+    @property
+    def title(self) -> str:
+        """The name that people read."""
+        return oids.name(self.oid)
+
+    @property
+    def label(self) -> str:
+        """The name on command lines, such as ``hkdf-sha512``."""
+        return self.title.lower()
+
+    def derive(self, shared: bytes, *, wrap: asn1.AlgorithmIdentifier, size: int, ukm: bytes | None) -> bytes:
+        """Return the key of ``size`` bytes that encrypts the content key.
+
+        The info is the DER of CMSORIforKEMOtherInfo (RFC 9629 §5); there is no salt (RFC 9936 §2.2.1).
+        """
+        info = asn1.encode(asn1.KemOtherInfo(wrap=wrap, kek_length=size, ukm=ukm))
+        return HKDF(algorithm=self.digest(), length=size, salt=None, info=info).derive(shared)
+
+
+def algorithm(oid: Oid, *, rule: str = "ENV-004", profile: Profile = Profile.STRICT) -> KemAlgorithm:
     """Return the algorithm with this OID, or raise AlgorithmError."""
-    for member in KemAlgorithm:
+    for member in MADE if profile is Profile.STRICT else KemAlgorithm:
         if member.oid == oid:
             return member
     raise AlgorithmError("This key encapsulation is not allowed", on=oids.name(oid), rule=rule)
@@ -52,11 +101,14 @@ def algorithm(oid: Oid, *, rule: str = "ENV-004") -> KemAlgorithm:
 
 def generate(alg: KemAlgorithm = KemAlgorithm.COMPOSITE) -> bytes:
     """Return a new private key: the ML-KEM seed, for the composite followed by the X25519 key."""
+    _refuse_512(alg)
     return secrets.token_bytes(alg.private_size)
 
 
 def public_from_private(alg: KemAlgorithm, private: bytes) -> bytes:
     """Return the public key of a private key."""
+    if alg is KemAlgorithm.ML_KEM_512:
+        return _expanded_512(private)
     ml, x = _load(alg, private)
     public = ml.public_key().public_bytes_raw()
     return public if x is None else public + x.public_key().public_bytes_raw()
@@ -64,6 +116,7 @@ def public_from_private(alg: KemAlgorithm, private: bytes) -> bytes:
 
 def encapsulate(alg: KemAlgorithm, public: bytes) -> tuple[bytes, bytes]:
     """Return ciphertext and shared secret (32 bytes) for a public key; a malformed key raises ProfileError."""
+    _refuse_512(alg)
     ml, x = _load_public(alg, public)
     shared_ml, ciphertext_ml = ml.encapsulate()
     if x is None:
@@ -81,6 +134,9 @@ def decapsulate(alg: KemAlgorithm, private: bytes, ciphertext: bytes) -> bytes:
     """Return the shared secret (32 bytes); a ciphertext for another key yields another secret (FIPS 203 §6.3)."""
     if len(ciphertext) != alg.ciphertext_size:
         raise UnwrapError
+    if alg is KemAlgorithm.ML_KEM_512:
+        _expanded_512(private)
+        return bytes(ml_kem_512.decaps(private, ciphertext))
     ml, x = _load(alg, private)
     if x is None:
         return ml.decapsulate(ciphertext)
@@ -95,7 +151,15 @@ def decapsulate(alg: KemAlgorithm, private: bytes, ciphertext: bytes) -> bytes:
 
 def check_public(alg: KemAlgorithm, public: bytes) -> None:
     """Raise ProfileError unless the key has the right size, is reduced (FIPS 203 §7.2) and not of low order."""
-    encapsulate(alg, public)
+    if alg is not KemAlgorithm.ML_KEM_512:
+        encapsulate(alg, public)
+        return
+    if len(public) != alg.public_size:
+        raise ProfileError("A public key of ML-KEM-512 has 800 bytes", on=f"{len(public)} bytes", rule="CRT-009")
+    # Two coefficients of 12 bits in each three bytes, then the 32 bytes of rho.
+    for a, b, c in zip(public[0:768:3], public[1:768:3], public[2:768:3], strict=True):
+        if max(a | (b & 15) << 8, b >> 4 | c << 4) >= _Q:
+            raise ProfileError("The ML-KEM public key is malformed", rule="CRT-009")
 
 
 def spki(alg: KemAlgorithm, public: bytes) -> bytes:
@@ -107,10 +171,10 @@ def spki(alg: KemAlgorithm, public: bytes) -> bytes:
     return asn1.encode(info)
 
 
-def parse_spki(der: bytes) -> tuple[KemAlgorithm, bytes]:
+def parse_spki(der: bytes, *, profile: Profile = Profile.STRICT) -> tuple[KemAlgorithm, bytes]:
     """Return algorithm and public key of a SubjectPublicKeyInfo, checked."""
     info = asn1.decode(asn1.SubjectPublicKeyInfo, der, what="The public key")
-    alg = algorithm(info.algorithm.algorithm, rule="CRT-009")
+    alg = algorithm(info.algorithm.algorithm, rule="CRT-009", profile=profile)
     if info.algorithm.parameters is not None or info.subject_public_key.padding_bits():
         raise ProfileError("The public key's algorithm has parameters or its bits are not whole bytes", rule="CRT-009")
     public = info.subject_public_key.as_bytes()
@@ -138,6 +202,21 @@ def _load(alg: KemAlgorithm, private: bytes) -> tuple[_MlKemPrivate, X25519Priva
     if alg is KemAlgorithm.ML_KEM_768:
         return ml, None
     return ml, X25519PrivateKey.from_private_bytes(private[_SEED:])
+
+
+def _refuse_512(alg: KemAlgorithm) -> None:
+    if alg is KemAlgorithm.ML_KEM_512:
+        raise AlgorithmError("ML-KEM-512 is opened, but never made or wrapped for", rule="ENV-004")
+
+
+def _expanded_512(private: bytes) -> bytes:
+    """Return the public key inside of an expanded private key: dk_PKE, ek, H(ek), z (FIPS 203 §6.1)."""
+    if len(private) != KemAlgorithm.ML_KEM_512.private_size:
+        raise ProfileError("An expanded private key of ML-KEM-512 has 1632 bytes", on=f"{len(private)} bytes")
+    public, digest = private[768:1568], private[1568:1600]
+    if hashlib.sha3_256(public).digest() != digest:
+        raise ProfileError("The expanded private key of ML-KEM-512 is damaged")
+    return public
 
 
 def _load_public(alg: KemAlgorithm, public: bytes) -> tuple[_MlKemPublic, X25519PublicKey | None]:

@@ -7,6 +7,7 @@ from cryptography.x509 import ObjectIdentifier as Oid
 # Content types
 DATA = Oid("1.2.840.113549.1.7.1")  # RFC 5652 §4
 SIGNED_DATA = Oid("1.2.840.113549.1.7.2")  # RFC 5652 §5.1
+ENVELOPED_DATA = Oid("1.2.840.113549.1.7.3")  # RFC 5652 §6.1: refused, as nothing authenticates it
 AUTH_ENVELOPED_DATA = Oid("1.2.840.113549.1.9.16.1.23")  # RFC 5083 §2.1
 SYMMETRIC_KEY_PACKAGE = Oid("1.2.840.113549.1.9.16.1.25")  # RFC 6031 §2
 ASYMMETRIC_KEY_PACKAGE = Oid("2.16.840.1.101.2.1.2.78.5")  # RFC 5958 §2
@@ -17,6 +18,7 @@ KEY_PACKAGE_ERROR = Oid("2.16.840.1.101.2.1.2.78.6")  # RFC 7191 §5
 CONTENT_TYPE = Oid("1.2.840.113549.1.9.3")  # RFC 5652 §11.1
 MESSAGE_DIGEST = Oid("1.2.840.113549.1.9.4")  # RFC 5652 §11.2
 SIGNING_TIME = Oid("1.2.840.113549.1.9.5")  # RFC 5652 §11.3
+SMIME_CAPABILITIES = Oid("1.2.840.113549.1.9.15")  # RFC 8551 §2.5.2; as a certificate extension RFC 4262 §2
 EXTENSION_REQUEST = Oid("1.2.840.113549.1.9.14")  # RFC 2985 §5.4.2
 KEY_PACKAGE_ID_AND_RECEIPT_REQUEST = Oid("2.16.840.1.101.2.1.5.65")  # RFC 7191 §3
 POSSESSION_STATEMENT = Oid("1.3.6.1.4.1.22112.2.1")  # RFC 9883 §3
@@ -28,9 +30,11 @@ KEY_DISTRIBUTION_PERIOD = Oid("2.16.840.1.101.2.1.13.5")  # RFC 7906 §14
 KEY_VALIDITY_PERIOD = Oid("2.16.840.1.101.2.1.13.6")  # RFC 7906 §15
 
 # Algorithms
+SHA1 = Oid("1.3.14.3.2.26")  # RFC 8017 §B.1: inside of OAEP alone
 SHA512 = Oid("2.16.840.1.101.3.4.2.3")  # RFC 5754 §2.4
 SHA256 = Oid("2.16.840.1.101.3.4.2.1")  # RFC 5754 §2.2
 SHA384 = Oid("2.16.840.1.101.3.4.2.2")  # RFC 5754 §2.3
+SHAKE256 = Oid("2.16.840.1.101.3.4.2.12")  # RFC 8702 §3.1
 ML_DSA_44 = Oid("2.16.840.1.101.3.4.3.17")  # RFC 9881 §2
 ML_DSA_65 = Oid("2.16.840.1.101.3.4.3.18")  # RFC 9881 §2
 ML_DSA_87 = Oid("2.16.840.1.101.3.4.3.19")  # RFC 9881 §2
@@ -42,12 +46,26 @@ EC_PUBLIC_KEY = Oid("1.2.840.10045.2.1")  # RFC 5480 §2.1.1
 P_256 = Oid("1.2.840.10045.3.1.7")  # RFC 5480 §2.1.1.1
 P_384 = Oid("1.3.132.0.34")  # RFC 5480 §2.1.1.1
 ED25519 = Oid("1.3.101.112")  # RFC 8410 §3
+ML_KEM_512 = Oid("2.16.840.1.101.3.4.4.1")  # RFC 9935 §3: read, never made
 ML_KEM_768 = Oid("2.16.840.1.101.3.4.4.2")  # RFC 9935 §3
 ML_KEM_1024 = Oid("2.16.840.1.101.3.4.4.3")  # RFC 9935 §3
 ML_KEM_768_X25519 = Oid("1.3.6.1.5.5.7.6.58")  # draft-ietf-lamps-pq-composite-kem
 KEM_RECIPIENT_INFO = Oid("1.2.840.113549.1.9.16.13.3")  # RFC 9629 §4
 HKDF_SHA256 = Oid("1.2.840.113549.1.9.16.3.28")  # RFC 8619 §3
+HKDF_SHA384 = Oid("1.2.840.113549.1.9.16.3.29")  # RFC 8619 §3
+HKDF_SHA512 = Oid("1.2.840.113549.1.9.16.3.30")  # RFC 8619 §3
+RSA_ENCRYPTION = Oid("1.2.840.113549.1.1.1")  # RFC 8017 §A.1: a key; as a recipient's algorithm PKCS #1 v1.5, refused
+RSAES_OAEP = Oid("1.2.840.113549.1.1.7")  # RFC 8017 §A.2.1
+MGF1 = Oid("1.2.840.113549.1.1.8")  # RFC 8017 §B.2.1
+ECDH_SHA1 = Oid("1.3.133.16.840.63.0.2")  # RFC 5753 §7.1.4, one-pass ECDH with the X9.63 KDF; refused
+ECDH_SHA256 = Oid("1.3.132.1.11.1")  # RFC 5753 §7.1.4
+ECDH_SHA384 = Oid("1.3.132.1.11.2")  # RFC 5753 §7.1.4
+ECDH_SHA512 = Oid("1.3.132.1.11.3")  # RFC 5753 §7.1.4
+AES128_WRAP = Oid("2.16.840.1.101.3.4.1.5")  # RFC 3565 §4
+AES192_WRAP = Oid("2.16.840.1.101.3.4.1.25")  # RFC 3565 §4
 AES256_WRAP = Oid("2.16.840.1.101.3.4.1.45")  # RFC 3565 §4
+AES128_GCM = Oid("2.16.840.1.101.3.4.1.6")  # RFC 5084 §3.2
+AES192_GCM = Oid("2.16.840.1.101.3.4.1.26")  # RFC 5084 §3.2
 AES256_GCM = Oid("2.16.840.1.101.3.4.1.46")  # RFC 5084 §3.2
 
 # Ours: an arc that nobody had to hand out, from a random UUID (X.667 §6.4)
@@ -75,12 +93,25 @@ NAMES: dict[Oid, str] = {
             strict=True,
         )
     ),
+    ML_KEM_512: "ML-KEM-512",
     ML_KEM_768: "ML-KEM-768",
     ML_KEM_1024: "ML-KEM-1024",
     ML_KEM_768_X25519: "MLKEM768-X25519-SHA3-256",
+    RSA_ENCRYPTION: "RSA PKCS #1 v1.5",
+    RSAES_OAEP: "RSA-OAEP",
+    ECDH_SHA1: "ECDH with X9.63-SHA1",
+    ECDH_SHA256: "ECDH with X9.63-SHA256",
+    ECDH_SHA384: "ECDH with X9.63-SHA384",
+    ECDH_SHA512: "ECDH with X9.63-SHA512",
+    AES128_GCM: "AES-128-GCM",
+    AES192_GCM: "AES-192-GCM",
     AES256_GCM: "AES-256-GCM",
+    AES128_WRAP: "AES-128-wrap",
+    AES192_WRAP: "AES-192-wrap",
     AES256_WRAP: "AES-256-wrap",
     HKDF_SHA256: "HKDF-SHA256",
+    HKDF_SHA384: "HKDF-SHA384",
+    HKDF_SHA512: "HKDF-SHA512",
 }
 """What people read instead of numbers."""
 

@@ -18,7 +18,7 @@ from pki.core import httpsig
 from pki.core.crl import Reason
 from pki.core.errors import KeymailboxError, NotFoundError, PinError, UsageError
 from pki.core.ids import DepositId, Fingerprint, KeyId, key_id
-from pki.core.kem import KemAlgorithm
+from pki.core.keys import KemAlgorithm, KeyAlgorithm
 from pki.core.keyattributes import NOTHING_SAID, KeyAttributes, of_next_version
 from pki.core.packages import OCTETS, KeyMaterial, encode_package
 from pki.core.signatures import SignatureAlgorithm
@@ -118,7 +118,7 @@ class Agent:
         passphrase_file: Path | None = None,
         root_fingerprint: str | None = None,
         allow_http: bool = False,
-        algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE,
+        algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE,
         identity: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
         wait: float = WAIT,
         progress: Progress = lambda done, on: None,
@@ -170,7 +170,7 @@ class Agent:
 
     # Certificates
 
-    def publish(self, algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE, *, wait: float = WAIT) -> OwnCertificate:
+    def publish(self, algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE, *, wait: float = WAIT) -> OwnCertificate:
         """Publish a new encryption key; the earlier one goes on opening what is under way."""
         return self._certificates.finish(self._certificates.encryption_request(algorithm), wait=wait)
 

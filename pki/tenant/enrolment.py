@@ -23,7 +23,7 @@ from pki.core.errors import (
     UnavailableError,
     UsageError,
 )
-from pki.core.kem import KemAlgorithm
+from pki.core.keys import KemAlgorithm, KeyAlgorithm
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import Address
 from pki.tenant import contexts, messages
@@ -73,7 +73,7 @@ def enrol(
     passphrase_file: Path | None = None,
     root_fingerprint: str | None = None,
     allow_http: bool = False,
-    algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE,
+    algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE,
     identity: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
     wait: float,
     clock: Clock,

@@ -21,7 +21,7 @@ from pki.core.errors import (
     WrongPartyError,
 )
 from pki.core.ids import DepositId
-from pki.core.kem import KemAlgorithm
+from pki.core.keys import KeyAlgorithm
 from pki.core.policy import check_handover, verify_deposit
 from pki.core.receipts import ReceiptKind, RefusalReason, compose_receipt, compose_refusal
 from pki.core.tenants import Address
@@ -174,7 +174,7 @@ class Opener:
                 raise HoldError(error) from error
         return peers[sender]
 
-    def _decapsulate(self, ski: bytes, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
+    def _decapsulate(self, ski: bytes, algorithm: KeyAlgorithm, ciphertext: bytes) -> bytes:
         try:
             return self._holder.decapsulate(ski, algorithm, ciphertext)
         except UnwrapError:

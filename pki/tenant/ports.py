@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from pki.core.ids import KeyId
-from pki.core.kem import KemAlgorithm
+from pki.core.keys import KeyAlgorithm
 from pki.core.packages import KeyMaterial
 from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.tenants import Address
@@ -37,7 +37,7 @@ class EncryptionKey:
     """The public half of an encryption key: its identifier (20 bytes), algorithm, and public key."""
 
     ski: bytes
-    algorithm: KemAlgorithm
+    algorithm: KeyAlgorithm
     public_key: bytes
 
 
@@ -63,7 +63,7 @@ class KeyHolder(Protocol):
         """Make the Ed25519 access key unless there is one, and return its public key (32 bytes)."""
         ...
 
-    def create_encryption(self, algorithm: KemAlgorithm) -> EncryptionKey:
+    def create_encryption(self, algorithm: KeyAlgorithm) -> EncryptionKey:
         """Make one more encryption key. Earlier ones stay: mail to them may be under way."""
         ...
 
@@ -87,8 +87,13 @@ class KeyHolder(Protocol):
         """Sign an HTTP signature base with the access key (Ed25519, RFC 8032)."""
         ...
 
-    def decapsulate(self, ski: bytes, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
-        """Return the shared secret that ``ciphertext`` carries; UnwrapError when there is no such key."""
+    def decapsulate(self, ski: bytes, algorithm: KeyAlgorithm, ciphertext: bytes) -> bytes:
+        """Return what ``ciphertext`` carries for a key; UnwrapError when there is no such key of this algorithm.
+
+        KEM: the shared secret in a ciphertext (32 bytes, FIPS 203 §7.3). ECDH: the shared secret with an ephemeral
+        point (the x-coordinate of 32 or 48 bytes, SP 800-56A §5.7.1.2). RSA: the content key that was encrypted with
+        OAEP (RFC 8017 §7.1.2), where a holder tells of no failure more than UnwrapError does.
+        """
         ...
 
     def store_key(self, name: KeyName, material: KeyMaterial) -> None:

@@ -33,7 +33,7 @@ from pki.core.errors import (
     WrongPartyError,
 )
 from pki.core.ids import Fingerprint, RequestId, request_id
-from pki.core.kem import KemAlgorithm
+from pki.core.kem import MADE, KemAlgorithm
 from pki.core.tenants import parse_address
 from pki.server.ports import RequestRecord
 from pki.server.services import certificates, rotation
@@ -66,7 +66,7 @@ def submit(office: Office, kms: Kms, private: bytes) -> RequestRecord:
     return certificates.submit_request(office.deps, kms.caller(office), kms.encryption_request(office, private))
 
 
-@pytest.mark.parametrize("algorithm", kem.MADE)
+@pytest.mark.parametrize("algorithm", MADE)
 def test_an_encryption_certificate_is_active_when_it_was_decrypted(
     office: Office, kms: Kms, algorithm: KemAlgorithm
 ) -> None:

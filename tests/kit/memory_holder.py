@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pki.core import kem, signers
+from pki.core import kem, keys, signers
 from pki.core.errors import ConflictError, NotFoundError, UnwrapError
-from pki.core.kem import KemAlgorithm
+from pki.core.keys import KeyAlgorithm
 from pki.core.packages import KeyMaterial
 from pki.core.signatures import SignatureAlgorithm, VerifyingKey, named
 from pki.core.signers import SigningKey
@@ -24,7 +24,7 @@ class MemoryHolder:
         self._lock = threading.Lock()
         self._identity: SigningKey | None = None
         self._access: Ed25519PrivateKey | None = None
-        self._encryption: dict[tuple[bytes, KemAlgorithm], bytes] = {}
+        self._encryption: dict[tuple[bytes, KeyAlgorithm], bytes] = {}
         self._shared: dict[KeyName, KeyMaterial] = {}
 
     def __repr__(self) -> str:
@@ -43,11 +43,11 @@ class MemoryHolder:
             self._access = self._access or Ed25519PrivateKey.generate()
         return self.access_public()
 
-    def create_encryption(self, algorithm: KemAlgorithm) -> EncryptionKey:
+    def create_encryption(self, algorithm: KeyAlgorithm) -> EncryptionKey:
         """Make one more encryption key."""
-        private = kem.generate(algorithm)
-        public = kem.public_from_private(algorithm, private)
-        ski = kem.ski(kem.spki(algorithm, public))
+        private = keys.generate(algorithm)
+        public = keys.public_from_private(algorithm, private)
+        ski = kem.ski(keys.spki(algorithm, public))
         self._encryption[ski, algorithm] = private
         return EncryptionKey(ski, algorithm, public)
 
@@ -79,11 +79,11 @@ class MemoryHolder:
             raise NotFoundError("There is no access key")
         return self._access.sign(message)
 
-    def decapsulate(self, ski: bytes, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
+    def decapsulate(self, ski: bytes, algorithm: KeyAlgorithm, ciphertext: bytes) -> bytes:
         """Return the shared secret."""
         if (ski, algorithm) not in self._encryption:
             raise UnwrapError
-        return kem.decapsulate(algorithm, self._encryption[ski, algorithm], ciphertext)
+        return keys.recover(algorithm, self._encryption[ski, algorithm], ciphertext)
 
     def store_key(self, name: KeyName, material: KeyMaterial) -> None:
         """Keep a shared key."""

@@ -32,7 +32,7 @@ from pki.core.errors import (
     SignatureError,
     WrongPartyError,
 )
-from pki.core.kem import KemAlgorithm
+from pki.core.kem import MADE, KemAlgorithm
 from pki.core.signatures import SignatureAlgorithm
 from tests.kit.authority import DAY, NOW, Authority, Party, acme, authority, globex
 
@@ -58,7 +58,7 @@ def check(party: Party, kind: CertificateKind, **changes: Any) -> VerifiedCertif
 
 
 @pytest.mark.parametrize("kind", list(CertificateKind))
-@pytest.mark.parametrize("algorithm", kem.MADE)
+@pytest.mark.parametrize("algorithm", MADE)
 def test_a_good_certificate(kind: CertificateKind, algorithm: KemAlgorithm) -> None:
     """A listed certificate passes, with an empty revocation list too."""
     party = acme(algorithm)

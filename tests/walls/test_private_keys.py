@@ -10,7 +10,9 @@ import pytest
 _SOURCE = Path(__file__).parents[2]
 _HOMES = ("pki/tenant/holders/", "pki/server/adapters/signers/")
 # The arithmetic is in the core, which is handed the key by a holder or the CA's signer.
-_HANDED = {"pki/core/kem.py", "pki/core/crl.py", "pki/core/signers.py"}
+_HANDED = {f"pki/core/{name}.py" for name in ("kem", "agreement", "transport", "keys", "crl", "signers")}
+# A field of a key package is called so by RFC 5958.
+_HANDED |= {"pki/core/packages.py"}
 
 
 def _loads_private_keys(source: str) -> bool:

@@ -124,7 +124,7 @@ def _find(agent: Agent, beginning: str) -> OwnCertificate:
 
 
 def _row(one: OwnCertificate) -> dict[str, object]:
-    from pki.core.kem import parse_spki
+    from pki.core.keys import parse_spki
     from pki.core.signatures import load
     from pki.core.x509 import parse_certificate
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pki.core import asn1, kem, oids, signers
+from pki.core import asn1, kem, keys, oids, signers
 from pki.core.der import header
 from pki.core.errors import ConflictError, KeymailboxError, NotFoundError, SealError, UnwrapError
 from pki.core.ids import key_id
-from pki.core.kem import KemAlgorithm
+from pki.core.keys import KeyAlgorithm
 from pki.core.packages import KeyMaterial, decode_package, encode_package
 from pki.core.profile import Profile
 from pki.core.sealing import seal, unseal
@@ -61,11 +61,11 @@ class FileHolder:
         self._create(self._folder / f"access{_SUFFIX}", secrets.token_bytes(32), _ACCESS)
         return self.access_public()
 
-    def create_encryption(self, algorithm: KemAlgorithm) -> EncryptionKey:
+    def create_encryption(self, algorithm: KeyAlgorithm) -> EncryptionKey:
         """Make one more encryption key."""
-        private = kem.generate(algorithm)
-        public = kem.public_from_private(algorithm, private)
-        ski = kem.ski(kem.spki(algorithm, public))
+        private = keys.generate(algorithm)
+        public = keys.public_from_private(algorithm, private)
+        ski = kem.ski(keys.spki(algorithm, public))
         self._create(self._encryption_path(ski, algorithm), private, _encryption_purpose(ski, algorithm))
         return EncryptionKey(ski=ski, algorithm=algorithm, public_key=public)
 
@@ -89,15 +89,15 @@ class FileHolder:
         """Sign with the access key."""
         return self._access().sign(message)
 
-    def decapsulate(self, ski: bytes, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
-        """Return the shared secret in ``ciphertext``."""
+    def decapsulate(self, ski: bytes, algorithm: KeyAlgorithm, ciphertext: bytes) -> bytes:
+        """Return what ``ciphertext`` carries for a key."""
         try:
             private = self._open(
                 self._encryption_path(ski, algorithm), _encryption_purpose(ski, algorithm), "The encryption key"
             )
         except NotFoundError:
             raise UnwrapError from None
-        return kem.decapsulate(algorithm, private, ciphertext)
+        return keys.recover(algorithm, private, ciphertext)
 
     def store_key(self, name: KeyName, material: KeyMaterial) -> None:
         """Keep a shared key for good."""
@@ -163,7 +163,7 @@ class FileHolder:
         self._opened[path, purpose] = secret
         return secret
 
-    def _encryption_path(self, ski: bytes, algorithm: KemAlgorithm) -> Path:
+    def _encryption_path(self, ski: bytes, algorithm: KeyAlgorithm) -> Path:
         return self._encryption / f"{ski.hex()}.{algorithm.name}{_SUFFIX}"
 
     def _shared_path(self, name: KeyName) -> Path:
@@ -171,7 +171,7 @@ class FileHolder:
         return self._shared / f"{hashlib.sha256(_shared_purpose(name).encode()).hexdigest()[:40]}{_SUFFIX}"
 
 
-def _encryption_purpose(ski: bytes, algorithm: KemAlgorithm) -> str:
+def _encryption_purpose(ski: bytes, algorithm: KeyAlgorithm) -> str:
     return f"encryption key {algorithm.name} {ski.hex()}"
 
 
