@@ -70,9 +70,15 @@ class UnverifiedRequest:
         return VerifiedRequest(self.id, self.kind, self.address, self.spki, self.signing_time, self.statement, self.der)
 
 
-def identity_request(address: Address, spki: bytes, *, sign: Sign, signing_time: datetime) -> bytes:
-    """Return a request for an identity key, signed by itself, in DER."""
-    algorithm = signatures.load(spki, allowed=IDENTITY).algorithm
+def identity_request(
+    address: Address,
+    spki: bytes,
+    *,
+    sign: Sign,
+    signing_time: datetime,
+    algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
+) -> bytes:
+    """Return a request for an identity key of ``algorithm``, signed by itself, in DER."""
     return _request(address, spki, None, sign=sign, signing_time=signing_time, algorithm=algorithm)
 
 

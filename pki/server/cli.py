@@ -133,7 +133,7 @@ def init(
 ) -> None:
     """Create the CA, its passphrase and the database; what is there stays.
 
-    Example: kmb-server init --home ./keymailbox-home --root slh-dsa-sha2-128s
+    Example: kmb-server init --home ./keymailbox-home
     """
     from pki.server import bootstrap
 

@@ -11,8 +11,8 @@ from pki.core.certificates import VerifiedCertificate, check_listed, proof_of_de
 from pki.core.crl import Reason
 from pki.core.errors import CertificateError, NotFoundError, ProfileError, UnavailableError
 from pki.core.ids import Fingerprint, RequestId, request_id
-from pki.core.kem import KemAlgorithm, parse_spki
-from pki.core.kem import spki as kem_spki
+from pki.core.keys import KemAlgorithm, KeyAlgorithm, parse_spki
+from pki.core.keys import spki as key_spki
 from pki.core.requests import Statement, encryption_request, identity_request, parse_request
 from pki.core.revocations import compose_revocation
 from pki.core.tenants import Address
@@ -54,18 +54,24 @@ class Certificates:
         open_request = self._under_way(CertificateKind.IDENTITY)
         if open_request is not None:
             return open_request
-        spki = self._holder.identity_public().spki
-        der = identity_request(self._address, spki, sign=self._holder.sign, signing_time=self._clock())
+        key = self._holder.identity_public()
+        der = identity_request(
+            self._address,
+            key.spki,
+            sign=self._holder.sign,
+            signing_time=self._clock(),
+            algorithm=key.algorithm,
+        )
         return self._write_down(CertificateKind.IDENTITY, der, b"")
 
-    def encryption_request(self, algorithm: KemAlgorithm) -> OwnRequest:
+    def encryption_request(self, algorithm: KeyAlgorithm) -> OwnRequest:
         """Return a request for an encryption certificate: the one under way, or one for a new key, written down."""
         open_request = self._under_way(CertificateKind.ENCRYPTION)
         if open_request is not None:
             return open_request
         identity = parse_certificate(self.active(CertificateKind.IDENTITY).der)
         key = self._holder.create_encryption(algorithm)
-        spki = kem_spki(key.algorithm, key.public_key)
+        spki = key_spki(key.algorithm, key.public_key)
         statement = Statement(identity.issuer_der, identity.serial)
         der = encryption_request(
             self._address,
@@ -109,7 +115,7 @@ class Certificates:
             )
         return found
 
-    def algorithm(self) -> KemAlgorithm:
+    def algorithm(self) -> KeyAlgorithm:
         """Return what our encryption key is for: that of the active certificate, else the default."""
         found = self._journal.own.active(CertificateKind.ENCRYPTION.value)
         return KemAlgorithm.COMPOSITE if found is None else parse_spki(parse_certificate(found.der).spki)[0]

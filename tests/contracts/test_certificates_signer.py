@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.x509 import BasicConstraints, load_der_x509_certificate
+from pqcrypto.sign import slh_dsa_sha2_128s
 
-from pki.core import crl
+from pki.core import crl, x509
+from pki.core.authorities import authority_key
+from pki.core.certificates import CertificateKind, check_listed
 from pki.core.crl import Reason, Revoked
-from pki.core.errors import SealError, SettingsError
+from pki.core.errors import AlgorithmError, SealError, SettingsError
+from pki.core.sealing import unseal
+from pki.core.signatures import SignatureAlgorithm
 from pki.server.adapters.signers.file import FileSigner, create_ca
-from tests.kit.authority import NOW
+from tests.kit.authority import NOW, acme
 from tests.kit.office import PASSPHRASE
 from tests.kit.threads import together
 
@@ -35,6 +40,53 @@ def test_the_ca_signs_under_its_root(tmp_path: Path) -> None:
     revoked = Revoked(NOW, Reason.KEY_COMPROMISE)
     der = signer.sign_crl(3, NOW, NOW + timedelta(days=1), [(42, revoked)])
     assert crl.verify_crl(der, issuing_der=chain.issuing, now=NOW).revoked == {42: revoked}
+
+
+def test_a_root_of_slh_dsa(tmp_path: Path) -> None:
+    """The root signs the issuing CA once, and lies sealed; pqcrypto verifies it, and an exchange stands under it."""
+    chain = create_ca(tmp_path, PASSPHRASE, NOW - timedelta(days=1), root=SignatureAlgorithm.SLH_DSA_SHA2_128S)
+    root, issuing = load_der_x509_certificate(chain.root), load_der_x509_certificate(chain.issuing)
+    key = authority_key(chain.root)
+    assert key.algorithm is SignatureAlgorithm.SLH_DSA_SHA2_128S
+    for one in (root, issuing):
+        slh_dsa_sha2_128s.verify(key.raw, one.tbs_certificate_bytes, one.signature)
+    sealed = (tmp_path / "ca" / "private" / "root.key.sealed").read_bytes()
+    secret = unseal(sealed, PASSPHRASE, purpose="keymailbox CA root key, SLH-DSA-SHA2-128s")
+    assert secret[32:] == key.raw
+    assert secret[:32] not in sealed
+    signer = FileSigner(tmp_path, PASSPHRASE)
+    for number, kind in enumerate(CertificateKind):
+        spki = acme().spki if kind is CertificateKind.IDENTITY else acme().kem_spki
+        tbs = x509.tbs_certificate(
+            serial=number + 7,
+            issuer_der=signer.certificate_der,
+            address=acme().address,
+            spki=spki,
+            not_before=NOW,
+            not_after=NOW + timedelta(days=30),
+            kind=kind,
+        )
+        check_listed(
+            x509.assemble(tbs, signer.sign(tbs)),
+            acme().identity_request if kind is CertificateKind.IDENTITY else acme().encryption_request,
+            address=acme().address,
+            kind=kind,
+            identity_key=acme().key.public,
+            issuing_der=chain.issuing,
+            root_der=chain.root,
+            crl=crl.verify_crl(
+                signer.sign_crl(1, NOW, NOW + timedelta(days=1), []), issuing_der=chain.issuing, now=NOW
+            ),
+            now=NOW,
+        )
+
+
+def test_a_root_is_of_a_few_algorithms(tmp_path: Path) -> None:
+    """A root that could not last is not made, and nothing is left of the attempt."""
+    for algorithm in (SignatureAlgorithm.ED25519, SignatureAlgorithm.ML_DSA_65_ED25519):
+        with pytest.raises(AlgorithmError):
+            create_ca(tmp_path, PASSPHRASE, NOW, root=algorithm)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_made_once(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pki.core.errors import (
     UsageError,
 )
 from pki.core.kem import KemAlgorithm
+from pki.core.signatures import IDENTITY, SignatureAlgorithm
 from pki.core.tenants import parse_address
 from pki.tenant.agent import Agent
 from pki.tenant.enrolment import Invitation
@@ -80,6 +81,36 @@ def test_other_algorithms(acme: Agent, globex: Agent, algorithm: KemAlgorithm) -
     globex.publish(algorithm)
     acme.send_key(acme.create_key("k"), [globex.address])
     assert [one.kind for one in globex.receive().taken] == ["receipt"]
+
+
+@pytest.mark.parametrize("identity", sorted(IDENTITY, key=lambda one: one.name), ids=lambda one: one.label)
+def test_other_identities(desk: Desk, globex: Agent, identity: SignatureAlgorithm) -> None:
+    """An instance of any identity algorithm sends, receives, renews and revokes; nobody else has to do anything."""
+    other = desk.enrol("initech/hq", identity=identity)
+    assert globex.peer(other.address).identity.identity_key.algorithm is identity
+    for sender, recipient in ((other, globex), (globex, other)):
+        assert sender.send_key(sender.create_key("k"), [recipient.address]).failed == []
+        assert [one.kind for one in recipient.receive().taken] == ["receipt"]
+        assert [one.kind for one in sender.receipts().settled] == ["receipt"]
+    other.renew_identity()
+    other.revoke(other.publish().fingerprint, Reason.SUPERSEDED)
+    assert globex.pins()[0].identity_key == other.holder.identity_public()
+
+
+def test_an_identity_s_algorithm_is_chosen_once(desk: Desk) -> None:
+    """Enrolment that goes on with another algorithm than it began with says which one that was."""
+    holder = MemoryHolder()
+    holder.create_identity(SignatureAlgorithm.ED25519)
+    invitation, secret = desk.site.invite("initech")
+    with pytest.raises(ConflictError) as caught:
+        Agent.enroll(
+            parse_address("initech/hq"),
+            server=desk.site.url,
+            invitation=Invitation(invitation.reference, secret),
+            home=desk.home("initech/hq"),
+            holder=holder,
+        )
+    assert "--identity ed25519" in caught.value.hint
 
 
 def test_renewal_strands_nothing(acme: Agent, globex: Agent) -> None:

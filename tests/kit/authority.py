@@ -162,7 +162,9 @@ class Party:
     @cached_property
     def identity_request(self) -> bytes:
         """The request for the identity certificate."""
-        return requests.identity_request(self.address, self.spki, sign=self.key.sign, signing_time=self.requested)
+        return requests.identity_request(
+            self.address, self.spki, sign=self.key.sign, signing_time=self.requested, algorithm=self.identity
+        )
 
     @cached_property
     def identity_der(self) -> bytes:

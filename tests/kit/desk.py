@@ -19,7 +19,7 @@ import httpx2
 from pki.core import kem, requests, x509
 from pki.core.errors import UnavailableError
 from pki.core.kem import KemAlgorithm
-from pki.core.signatures import VerifyingKey
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import CertificateKind
 from pki.server.services import issuing
@@ -111,7 +111,13 @@ class Desk:
         self._hands.join(30)
         assert not self.trouble, self.trouble
 
-    def enrol(self, address: str, wire: Wire | None = None) -> Agent:
+    def enrol(
+        self,
+        address: str,
+        wire: Wire | None = None,
+        *,
+        identity: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
+    ) -> Agent:
         """Return the agent of a new instance, with both certificates."""
         invitation, secret = self.site.invite(address.partition("/")[0])
         agent = Agent.enroll(
@@ -120,6 +126,7 @@ class Desk:
             invitation=Invitation(invitation.reference, secret),
             home=self.home(address),
             holder=MemoryHolder(),
+            identity=identity,
             sleep=impatient,
             transport=wire,
         )

@@ -14,7 +14,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ObjectIdentifier as Oid
 
-from pki.core import asn1, attributes, deposits, oids, policy, receipts, requests, revocations, signatures, signing
+from pki.core import (
+    asn1,
+    attributes,
+    deposits,
+    oids,
+    policy,
+    receipts,
+    requests,
+    revocations,
+    signatures,
+    signing,
+    x509,
+)
 from pki.core.certificates import CertificateKind
 from pki.core.crl import Reason
 from pki.core.errors import AlgorithmError, KeymailboxError, MalformedError, ProfileError, SignatureError
@@ -107,8 +119,13 @@ def test_requests_keep_to_their_key_s_algorithm() -> None:
 def test_an_slh_dsa_key_is_no_identity() -> None:
     """CRT-009: a certificate or request for an identity key of SLH-DSA is refused."""
     key = new_signing_key(S.SLH_DSA_SHA2_128F)
+    request = requests.identity_request(acme().address, key.public.spki, sign=acme().key.sign, signing_time=NOW)
+    certificate = authority().issue(acme().address, key.public.spki, CertificateKind.IDENTITY)
     with pytest.raises(AlgorithmError) as caught:
-        requests.identity_request(acme().address, key.public.spki, sign=key.sign, signing_time=NOW)
+        requests.parse_request(request)
+    assert caught.value.rule == "CRT-009"
+    with pytest.raises(AlgorithmError) as caught:
+        x509.parse_certificate(certificate)
     assert caught.value.rule == "CRT-009"
 
 

@@ -90,6 +90,20 @@ def test_help_is_fast() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_root_s_algorithm(tmp_path: Path) -> None:
+    """`init --root` makes a root of it, `init` without leaves it, and one that asks for another is told."""
+    wish = ("init", "--home", "h", "--json")
+    for extra in (("--root", "slh-dsa-sha2-128f"), ()):
+        assert json.loads(kmb_server(*wish, *extra, cwd=tmp_path).stdout)["root"] == "SLH-DSA-SHA2-128f"
+    other = kmb_server(*wish, "--root", "ml-dsa-87", cwd=tmp_path)
+    assert other.returncode != 0
+    assert "SLH-DSA-SHA2-128f" in other.stderr
+    wrong = kmb_server("init", "--home", "g", "--root", "ed25519", cwd=tmp_path)
+    assert wrong.returncode != 0
+    assert "slh-dsa-sha2-128s" in wrong.stderr
+    assert not (tmp_path / "g").exists()
+
+
 def test_init_makes_a_private_home_and_keeps_it(tmp_path: Path) -> None:
     """Keys and passphrase are for the owner's eyes; a second run changes nothing."""
     told = [json.loads(kmb_server("init", "--home", "h", "--json", cwd=tmp_path).stdout) for _ in range(2)]
