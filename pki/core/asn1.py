@@ -241,7 +241,7 @@ class AnySignerInfo:
     version: int
     sid: TLV
     digest_algorithm: AlgorithmIdentifier
-    signed_attrs: Annotated[SetOf[Attribute], Implicit(0)]
+    signed_attrs: Annotated[SetOf[Attribute] | None, Implicit(0)]
     signature_algorithm: AlgorithmIdentifier
     signature: bytes
     unsigned_attrs: Annotated[SetOf[Attribute] | None, Implicit(1)]

@@ -92,7 +92,7 @@ class UnverifiedSigned:
                 rule="SIG-007",
             )
         digest = asn1.decode(bytes, self.attributes[oids.MESSAGE_DIGEST], what="The message digest")
-        if not hmac.compare_digest(digest, hashlib.new(self.digest, self.content).digest()):
+        if not hmac.compare_digest(digest, _digest(self.digest, self.content)):
             raise SignatureError(rule="SIG-006")
         try:
             key.verify(self._signature, self._signed_bytes, digest=_ECDSA.get(self.signature_algorithm, ""))
@@ -123,7 +123,7 @@ def sign(
     named = {
         oids.CONTENT_TYPE: asn1.encode(content_type),
         oids.SIGNING_TIME: encode_time(signing_time),
-        oids.MESSAGE_DIGEST: asn1.encode(hashlib.new(algorithm.digest, content).digest()),
+        oids.MESSAGE_DIGEST: asn1.encode(_digest(algorithm.digest, content)),
         **extra,
     }
     attrs = asn1.SetOf([attributes.attribute(oid, value) for oid, value in named.items()])
@@ -170,6 +170,9 @@ def parse(
     info, signer = _signer(signed.signer_infos, profile)
     algorithm, digest = _algorithms(info, profile)
     _check_digests(signed.digest_algorithms, info.digest_algorithm, profile)
+    # RFC 5652 §5.3: they may be absent for id-data, and then nothing says what the signature is over.
+    if info.signed_attrs is None:
+        raise ProfileError("The signed attributes are missing", rule="SIG-005")
     found = _attributes(info.signed_attrs.as_list(), extra, profile)
     typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
     demand(typed == content_type, "SIG-005", "The content type differs from the signed one")
@@ -287,6 +290,11 @@ def _attributes(listed: list[asn1.Attribute], extra: Collection[Oid], profile: P
     return found
 
 
+def _digest(name: str, content: bytes) -> bytes:
+    """Return the message digest; SHAKE256, which some tools take for ML-DSA, has 64 bytes (RFC 8702 §3.1)."""
+    return hashlib.shake_256(content).digest(64) if name == "shake256" else hashlib.new(name, content).digest()
+
+
 def encode_time(moment: datetime) -> bytes:
     """Return a Time in DER: UTCTime through 2049, GeneralizedTime after (RFC 5652 §11.3), whole seconds."""
     moment = moment.astimezone(UTC).replace(microsecond=0)
@@ -305,10 +313,11 @@ def decode_time(der: bytes) -> datetime:
 
 _SET, _SKI_TAG = 0x31, 0x80
 _DIGEST_OIDS = {"sha256": oids.SHA256, "sha384": oids.SHA384, "sha512": oids.SHA512}
-_DIGESTS = {oid: name for name, oid in _DIGEST_OIDS.items()}
+_DIGESTS = {oids.SHAKE256: "shake256", **{oid: name for name, oid in _DIGEST_OIDS.items()}}
 _ECDSA = {oids.ECDSA_SHA256: "sha256", oids.ECDSA_SHA384: "sha384", oids.ECDSA_SHA512: "sha512"}
 _STRONG = {
-    SignatureAlgorithm.ML_DSA_44: frozenset({"sha256", "sha384", "sha512"}),
-    SignatureAlgorithm.ML_DSA_65: frozenset({"sha384", "sha512"}),
+    SignatureAlgorithm.ML_DSA_44: frozenset({"sha256", "sha384", "sha512", "shake256"}),
+    SignatureAlgorithm.ML_DSA_65: frozenset({"sha384", "sha512", "shake256"}),
+    SignatureAlgorithm.ML_DSA_87: frozenset({"sha512", "shake256"}),
 }
 """Digests at least as strong as the signature (RFC 9882 §3.3); Ed25519 takes SHA-512 alone (RFC 8419 §3.1)."""

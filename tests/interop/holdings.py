@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
+from operator import attrgetter
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pki.core import asn1, packages
 from pki.core.kem import KemAlgorithm
+from pki.core.signatures import IDENTITY, SignatureAlgorithm
 from tests.interop.commands import Tool
 from tests.kit.authority import NOW, Party
 
 AT = ("-attime", str(int(NOW.timestamp())))
 """The time of the tests."""
+IDENTITIES: list[SignatureAlgorithm] = sorted(IDENTITY, key=lambda one: one.title)
+TITLE = attrgetter("title")
+"""Names a test's parameter."""
 
 
 def pem(der: bytes, label: str = "CERTIFICATE") -> bytes:
