@@ -11,12 +11,26 @@ from typing import Any
 import asn1tools
 import pytest
 
-from pki.core import asn1, crl, deposits, keyattributes, oids, receipts, requests, revocations, signing
+from pki.core import (
+    asn1,
+    crl,
+    deposits,
+    keyattributes,
+    keys,
+    oids,
+    receipts,
+    recipients,
+    requests,
+    revocations,
+    signing,
+)
+from pki.core.agreement import SharedInfo
 from pki.core.crl import Reason
 from pki.core.entities import entity
 from pki.core.errorcodes import NUMBERED
 from pki.core.ids import fingerprint
 from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
+from pki.core.keys import EcAlgorithm, KemAlgorithm
 from pki.core.packages import PKCS8, KeyMaterial, encode_package
 from pki.core.receipts import RefusalReason
 from tests.kit.authority import KEY, NOW, PACKAGE_ID, acme, globex
@@ -188,6 +202,33 @@ def test_what_hkdf_is_told_is_the_modules() -> None:
     for ukm in (None, b"ukm"):
         value = through("KEMOtherInfoProfile", asn1.encode(asn1.KemOtherInfo(wrap=wrap, kek_length=32, ukm=ukm)))
         assert value.get("ukm") == ukm
+
+
+@pytest.mark.parametrize("ukm", [None, b"ukm"])
+@pytest.mark.parametrize("algorithm", keys.ALGORITHMS.values(), ids=lambda one: one.title)
+def test_recipients_of_each_kind_are_the_modules(algorithm: keys.KeyAlgorithm, ukm: bytes | None) -> None:
+    """A recipient of each algorithm comes out of the module under its choice, with the same bytes."""
+    public = keys.public_from_private(algorithm, keys.generate(algorithm))
+    recipient = recipients.Recipient(globex().kem_ski, algorithm, public)
+    der = asn1.encode(recipients.make(recipient, bytes(32), ukm=ukm))
+    kind, held = through("RecipientInfoProfile", der)
+    if isinstance(algorithm, KemAlgorithm):
+        assert (kind, held["oriValue"].get("ukm")) == ("ori", ukm)
+    elif isinstance(algorithm, EcAlgorithm):
+        assert (kind, held.get("ukm")) == ("kari", ukm)
+        point, bits = held["originator"][1]["publicKey"]
+        assert (len(point), bits) == (algorithm.public_size, 8 * algorithm.public_size)
+    else:
+        assert (kind, held["rid"]) == ("ktri", globex().kem_ski)
+
+
+@pytest.mark.parametrize("ukm", [None, b"ukm"])
+def test_what_the_key_agreement_is_told_is_the_modules(ukm: bytes | None) -> None:
+    """The SharedInfo of the X9.63 derivation has the same bytes, and 256 bits in it."""
+    wrap = asn1.AlgorithmIdentifier(algorithm=oids.AES256_WRAP, parameters=None)
+    der = asn1.encode(SharedInfo(key_info=wrap, ukm=ukm, length=(256).to_bytes(4, "big")))
+    value = through("ECC-CMS-SharedInfoProfile", der)
+    assert (value.get("entityUInfo"), value["suppPubInfo"].hex()) == (ukm, "00000100")
 
 
 def test_a_receipt_is_one_by_the_module_and_by_the_rfc() -> None:
