@@ -202,16 +202,22 @@ def _stated(moment: datetime | None) -> datetime:
 def _bare(signed: bytes) -> bytes:
     """Return a SignedData without its embedded certificates [0] and revocation lists [1] (RFC 5652 §5.1)."""
     outer = der.header(signed, 0, len(signed))
-    kept, at, fields = [], outer.content, 0
+    fields, at = [], outer.content
     while at < outer.end:
-        one = der.header(signed, at, outer.end)
-        fields += 1
-        demand(fields <= 6, "SIG-001", "SignedData has too many fields")
-        if one.tag not in (0xA0, 0xA1):
-            kept.append(signed[one.start : one.end])
-        at = one.end
-    # An OCTET STRING's length is written like a SEQUENCE's.
-    return asn1.retagged(outer.tag, asn1.encode(b"".join(kept)))
+        demand(len(fields) < 6, "SIG-001", "SignedData has too many fields")
+        fields.append(der.header(signed, at, outer.end))
+        at = fields[-1].end
+    kept = [one for one in fields if one.tag not in (0xA0, 0xA1)]
+    # Measured here, too, so that what is too large is not copied first.
+    size = kept[-1].end - kept[-1].start if kept else 0
+    demand(size <= _MAX_SIGNERS[Profile.READ], "SIG-003", "The signers are too large to be one")
+    if len(kept) == len(fields):
+        return signed
+    view = memoryview(signed)
+    length = sum(one.end - one.start for one in kept)
+    count = (length.bit_length() + 7) // 8
+    head = bytes([length]) if length < 0x80 else bytes([0x80 | count]) + length.to_bytes(count, "big")
+    return b"".join([bytes([outer.tag]), head, *[view[one.start : one.end] for one in kept]])
 
 
 def _signer(infos: asn1.TLV, profile: Profile) -> tuple[asn1.AnySignerInfo, bytes | tuple[bytes, int]]:
