@@ -202,7 +202,8 @@ def _stated(moment: datetime | None) -> datetime:
 def _bare(signed: bytes) -> bytes:
     """Return a SignedData without its embedded certificates [0] and revocation lists [1] (RFC 5652 §5.1)."""
     outer = der.header(signed, 0, len(signed))
-    fields, at = [], outer.content
+    fields: list[der.Header] = []
+    at = outer.content
     while at < outer.end:
         demand(len(fields) < 6, "SIG-001", "SignedData has too many fields")
         fields.append(der.header(signed, at, outer.end))
