@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from pki.core.kem import KemAlgorithm
+from pki.core import deposits, oids, packages
+from pki.core.kem import Hkdf, KemAlgorithm
+from pki.core.packages import KeyMaterial
+from pki.core.signatures import SignatureAlgorithm
 from tests.interop.commands import RefusedError, Tool
-from tests.interop.holdings import pem, pkcs8
-from tests.kit.authority import KEY, Party, acme, globex
+from tests.interop.holdings import IDENTITIES, TITLE, pem, pkcs8
+from tests.kit.authority import KEY, NOW, PACKAGE_ID, Party, acme, authority, globex
 
 KEMS = [KemAlgorithm.COMPOSITE, KemAlgorithm.ML_KEM_768, KemAlgorithm.ML_KEM_1024]
 
@@ -31,6 +35,32 @@ def test_a_deposit_opens(node: Tool, algorithm: KemAlgorithm) -> None:
     said = opened(node, globex().deposit(acme(algorithm)), globex(), acme(algorithm))
     assert (said["from"], said["to"], said["key"], said["version"]) == ("globex/main", "acme/eu-west", "orders-2030", 3)
     assert node.get("out") == KEY.key
+
+
+@pytest.mark.parametrize("identity", IDENTITIES, ids=TITLE)
+def test_every_signer(node: Tool, identity: SignatureAlgorithm) -> None:
+    """Each algorithm of an identity key, with the digest that goes with it."""
+    sender = Party(authority(), globex().address, 12, identity=identity)
+    opened(node, sender.deposit(acme()), sender, acme())
+    assert node.get("out") == KEY.key
+
+
+@pytest.mark.parametrize("kdf", list(Hkdf), ids=lambda one: one.label)
+def test_every_derivation_and_a_private_key(node: Tool, kdf: Hkdf) -> None:
+    """Each HKDF that a recipient may ask for; the key is a private one, in an AsymmetricKeyPackage."""
+    sender, recipient = globex(), acme(KemAlgorithm.ML_KEM_1024)
+    deposit = deposits.compose(
+        KeyMaterial(pkcs8(recipient), packages.PKCS8),
+        sender.context(recipient),
+        package_id=PACKAGE_ID,
+        recipient=replace(recipient.recipient, kdf=kdf),
+        signer_ski=sender.ski,
+        sign=sender.key.sign,
+        signing_time=NOW,
+    )
+    said = opened(node, deposit, sender, recipient)
+    assert said["type"] == oids.ASYMMETRIC_KEY_PACKAGE.dotted_string
+    assert node.get("out") == pkcs8(recipient)
 
 
 def test_what_is_altered_or_for_another_is_refused(node: Tool) -> None:
