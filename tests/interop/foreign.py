@@ -25,12 +25,12 @@ OPTIONS = {
     "ML-KEM-1024": ("-algorithm", "ML-KEM-1024"),
     "P-256": ("-algorithm", "EC", "-pkeyopt", "group:P-256"),
     "P-384": ("-algorithm", "EC", "-pkeyopt", "group:P-384"),
+    "P-521": ("-algorithm", "EC", "-pkeyopt", "group:P-521"),
     "RSA-2048": ("-algorithm", "RSA", "-pkeyopt", "bits:2048"),
     "RSA-3072": ("-algorithm", "RSA", "-pkeyopt", "bits:3072"),
     "ML-DSA-44": ("-algorithm", "ML-DSA-44"),
     "ML-DSA-65": ("-algorithm", "ML-DSA-65"),
     "ML-DSA-87": ("-algorithm", "ML-DSA-87"),
-    "Ed448": ("-algorithm", "ED448"),
     "Ed25519": ("-algorithm", "ED25519"),
 }
 """What `openssl genpkey` is told for each kind of key."""

@@ -26,7 +26,7 @@ OPENSSL = "KMB_TEST_OPENSSL"
 NODE = "KMB_TEST_NODE"
 """Environment: the path of a Node to use instead, likewise."""
 OLDEST_OPENSSL = (4, 0, 3)  # before it, authenticated attributes are handled wrongly
-OLDEST_NODE = (26, 0, 0)  # before it, node:crypto has no ML-KEM in a released line
+OLDEST_NODE = (26, 0, 0)  # the oldest line that the script was tried with and is kept for
 SECONDS = 420
 """How long one peer may take to come, downloads and waiting for another test run included."""
 

@@ -146,10 +146,11 @@ def test_we_read_oaep_with_sha1(openssl: Tool) -> None:
     [
         ("RSA-3072", (), "PKCS #1 v1.5"),
         ("P-256", (), "SHA-256, SHA-384 or SHA-512"),
+        ("P-521", ("-keyopt", "ecdh_kdf_md:sha512"), "curve"),
         ("RSA-3072", ("-keyopt", "rsa_padding_mode:oaep", "-keyopt", "rsa_oaep_label:00"), "label"),
         ("RSA-3072", (*OAEP, "-keyopt", "rsa_mgf1_md:sha512"), "SHA-256 for all"),
     ],
-    ids=["PKCS #1 v1.5", "SHA-1 in ECDH", "label", "two digests"],
+    ids=["PKCS #1 v1.5", "SHA-1 in ECDH", "P-521", "label", "two digests"],
 )
 def test_we_say_why_a_recipient_cannot_be_used(openssl: Tool, kind: str, words: tuple[str, ...], why: str) -> None:
     """What OpenSSL does by default, and we never do, is kept with a reason; strictly it is refused with a rule."""
