@@ -21,14 +21,16 @@ def values(
     """Return the one value of each attribute in DER; missing, doubled and unknown ones raise ProfileError."""
     found: dict[Oid, bytes] = {}
     for item in attributes:
-        if item.oid in found:
-            raise ProfileError("An attribute appears twice", on=oids.name(item.oid), rule=rule)
-        if item.oid not in required and item.oid not in optional:
-            raise ProfileError("An attribute is unknown", on=oids.name(item.oid), rule=rule)
-        held = item.values.as_list()
+        oid, held = item.oid, item.values.as_list()
+        if oid in found:
+            raise ProfileError("An attribute appears twice", on=oids.name(oid), rule=rule, at=asn1.encode(item))
+        if oid not in required and oid not in optional:
+            raise ProfileError("An attribute is unknown", on=oids.name(oid), rule=rule, at=asn1.encode(item))
         if len(held) != 1:
-            raise ProfileError("An attribute has not exactly one value", on=oids.name(item.oid), rule=rule)
-        found[item.oid] = asn1.encode(held[0])
+            raise ProfileError(
+                "An attribute has not exactly one value", on=oids.name(oid), rule=rule, at=asn1.encode(item)
+            )
+        found[oid] = asn1.encode(held[0])
     for oid in required:
         if oid not in found:
             raise ProfileError("An attribute is missing", on=oids.name(oid), rule=rule)

@@ -13,7 +13,15 @@ from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, oids
 from pki.core.der import header, located
-from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnavailableError, UnwrapError, demand
+from pki.core.errors import (
+    AlgorithmError,
+    KeymailboxError,
+    MalformedError,
+    ProfileError,
+    UnavailableError,
+    UnwrapError,
+    demand,
+)
 from pki.core.profile import Profile
 from pki.core.recipients import IssuerSerial as IssuerSerial
 from pki.core.recipients import ParsedRecipient as ParsedRecipient
@@ -24,6 +32,8 @@ from pki.core.recipients import make, read
 
 _NONCE = 12
 _TAG = 16
+_SMALL = 4096
+"""Bytes in which so little fits that it need not be counted before it is decoded."""
 MAX_RECIPIENTS = 16
 _MOST = {Profile.STRICT: MAX_RECIPIENTS, Profile.READ: 256}
 _MAX_ATTRIBUTES = {Profile.STRICT: 4096, Profile.READ: 16384}
@@ -100,11 +110,17 @@ def parse(der: bytes, *, profile: Profile = Profile.STRICT) -> ParsedEnvelope:
             rule="ENV-001",
         )
     demand(info.content_type == oids.AUTH_ENVELOPED_DATA, "ENV-001", "The content is not AuthEnvelopedData")
-    inner = asn1.encode(info.content)
-    _measure(inner, profile)
-    envelope = asn1.decode(asn1.AuthEnvelopedData, inner, what="The envelope")
+    if len(info.content.data) > _SMALL:
+        _measure(asn1.encode(info.content), profile)
+    try:
+        envelope = asn1.inner(asn1.AuthEnvelopedData, info.content, what="The envelope")
+    except MalformedError:
+        _measure(asn1.encode(info.content), profile)
+        raise
     demand(envelope.version == 0, "ENV-002", "The version of AuthEnvelopedData is not 0")
-    found = [one for slot in envelope.recipients.as_list() for one in read(asn1.encode(slot), profile)]
+    slots = envelope.recipients.as_list()
+    demand(1 <= len(slots) <= _MOST[profile], "ENV-003", f"There are not 1 to {_MOST[profile]} recipients")
+    found = [one for slot in slots for one in read(asn1.encode(slot), profile)]
     _demand_distinct(found, profile)
     content = envelope.encrypted
     nonce = _nonce(content.algorithm, profile)
@@ -183,11 +199,15 @@ def _nonce(algorithm: asn1.AlgorithmIdentifier, profile: Profile) -> bytes:
             rule="ENV-008",
             at=asn1.encode(algorithm),
         )
-    demand(isinstance(algorithm.parameters, asn1.TLV), "ENV-009", "The GCM parameters are missing")
-    at = asn1.encode(algorithm.parameters)
-    gcm = asn1.decode(asn1.GcmParameters, at, what="The GCM parameters")
-    demand(len(gcm.nonce) == _NONCE, "ENV-009", "The GCM nonce does not have 12 bytes", at)
-    demand(gcm.tag_length == _TAG, "ENV-010", "The GCM tag does not have 16 bytes", at)
+    if not isinstance(algorithm.parameters, asn1.TLV):
+        raise ProfileError("The GCM parameters are missing", rule="ENV-009")
+    gcm = asn1.inner(asn1.GcmParameters, algorithm.parameters, what="The GCM parameters")
+    if len(gcm.nonce) != _NONCE:
+        at = asn1.encode(algorithm.parameters)
+        raise ProfileError("The GCM nonce does not have 12 bytes", rule="ENV-009", at=at)
+    if gcm.tag_length != _TAG:
+        at = asn1.encode(algorithm.parameters)
+        raise ProfileError("The GCM tag does not have 16 bytes", rule="ENV-010", at=at)
     return gcm.nonce
 
 

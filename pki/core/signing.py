@@ -223,22 +223,20 @@ def _bare(signed: bytes) -> bytes:
 
 def _signer(infos: asn1.TLV, profile: Profile) -> tuple[asn1.AnySignerInfo, bytes | tuple[bytes, int]]:
     """Return the one signer, and what it is called: a key identifier, or issuer and serial (rule SIG-003)."""
-    whole = asn1.encode(infos)
-    demand(len(whole) <= _MAX_SIGNERS[profile], "SIG-003", "The signers are too large to be one")
-    listed = der.header(whole, 0, len(whole))
-    demand(listed.tag == _SET and listed.content < listed.end, "SIG-003", "There is not exactly one signer", whole)
-    first = der.header(whole, listed.content, listed.end)
-    demand(first.end == listed.end, "SIG-003", "There is not exactly one signer", whole)
-    info = asn1.decode(asn1.AnySignerInfo, whole[first.start : first.end], what="The signer")
-    named = asn1.encode(info.sid)
-    if named[0] == _SKI_TAG:
-        ski = named[der.header(named, 0, len(named)).content :]
+    if len(infos.data) > _MAX_SIGNERS[profile] or infos.tag_bytes != _SET:
+        raise ProfileError("The signers are too large to be one, or no set", rule="SIG-003")
+    content = bytes(infos.data)
+    alone = bool(content) and der.header(content, 0, len(content)).end == len(content)
+    demand(alone, "SIG-003", "There is not exactly one signer", content)
+    info = asn1.decode(asn1.AnySignerInfo, content, what="The signer")
+    if info.sid.tag_bytes == _SKI_TAG:
+        ski = bytes(info.sid.data)
         fits = len(ski) == 20 if profile is Profile.STRICT else 1 <= len(ski) <= 64
         demand(info.version == 3 and fits, "SIG-003", "The signer is not named by a key identifier")
         demand(info.unsigned_attrs is None or profile is Profile.READ, "SIG-003", "The signer has unsigned attributes")
         return info, ski
     demand(profile is Profile.READ and info.version == 1, "SIG-003", "The signer is not named by a key identifier")
-    serial = asn1.decode(asn1.IssuerAndSerial, named, what="The signer's name")
+    serial = asn1.inner(asn1.IssuerAndSerial, info.sid, what="The signer's name")
     return info, (asn1.encode(serial.issuer), serial.serial)
 
 
@@ -274,11 +272,12 @@ def _algorithms(info: asn1.AnySignerInfo, profile: Profile) -> tuple[Oid, str]:
 
 def _check_digests(listed: asn1.TLV, used: asn1.AlgorithmIdentifier, profile: Profile) -> None:
     """Refuse a list of digests that is not exactly the used one; when reading, the list is a hint that may be wrong."""
-    whole = asn1.encode(listed)
-    demand(len(whole) <= _MAX_DIGESTS and whole[0] == _SET, "SIG-004", "There is not exactly one digest algorithm")
-    one = asn1.encode(used)
-    if profile is Profile.STRICT:
-        demand(whole[2:] == one, "SIG-004", "There is not exactly one digest algorithm, the signer's", whole)
+    small = len(listed.data) <= _MAX_DIGESTS and listed.tag_bytes == _SET
+    demand(small, "SIG-004", "There is not exactly one digest algorithm")
+    if profile is Profile.STRICT and bytes(listed.data) != asn1.encode(used):
+        raise ProfileError(
+            "There is not exactly one digest algorithm, the signer's", rule="SIG-004", at=asn1.encode(listed)
+        )
 
 
 def _attributes(listed: list[asn1.Attribute], extra: Collection[Oid], profile: Profile) -> dict[Oid, bytes]:
@@ -318,7 +317,7 @@ def decode_time(der: bytes) -> datetime:
     return moment
 
 
-_SET, _SKI_TAG = 0x31, 0x80
+_SET, _SKI_TAG = b"\x31", b"\x80"
 _DIGEST_OIDS = {"sha256": oids.SHA256, "sha384": oids.SHA384, "sha512": oids.SHA512}
 _DIGESTS = {oids.SHAKE256: "shake256", **{oid: name for name, oid in _DIGEST_OIDS.items()}}
 _ECDSA = {oids.ECDSA_SHA256: "sha256", oids.ECDSA_SHA384: "sha384", oids.ECDSA_SHA512: "sha512"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NewType
 
 from pki.core.errors import BadAddressError
@@ -41,6 +42,7 @@ def parse_tenant(text: str) -> TenantName:
     return TenantName(text)
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
     """Return ``tenant/instance`` as an address, or raise BadAddressError."""
     tenant, slash, instance = text.partition("/")
