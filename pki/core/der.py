@@ -12,6 +12,11 @@ from pki.core.errors import KeymailboxError, MalformedError
 MAX_DEPTH = 32
 """Levels; the deepest object of the profile has 17."""
 
+LOOKED_AT = 400
+"""Values that a complaint looks at; a deposit has about 100."""
+_MARK = 256
+"""Bytes of a part that it is looked for by: to look for a megabyte costs milliseconds."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -96,10 +101,14 @@ def walk(data: bytes, *, max_headers: int = 4096) -> Iterator[Header]:
 
 
 def complaint(data: bytes) -> MalformedError | None:
-    """Return what is wrong with the shape of ``data``, with the offset; None when the shape alone is right."""
+    """Return what is wrong with the shape of ``data``, with the offset; None when it is right as far as it is looked at.
+
+    That is `LOOKED_AT` values: a refusal may not cost more than what is refused.
+    """
     try:
-        for _ in walk(data):
-            pass
+        for count, _ in enumerate(walk(data)):
+            if count == LOOKED_AT:
+                break
     except MalformedError as error:
         return error
     return None
@@ -113,10 +122,10 @@ def located(parse: Callable[Concatenate[bytes, P], T]) -> Callable[Concatenate[b
         try:
             return parse(der, *args, **kwargs)
         except KeymailboxError as error:
-            if error.part is not None:
-                # An error of an inner parser counts from its part, which is looked for once more further out.
-                found = der.find(error.part)
-                error.offset = max(found, 0) + (error.offset or 0)
+            # An error of an inner parser counts from its part, which is looked for once more further out; without a
+            # part, it is the whole that is wrong.
+            found = 0 if error.part is None else der.find(error.part[:_MARK])
+            error.offset = max(found, 0) + (error.offset or 0)
             error.part = der
             raise
 
