@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -129,9 +129,21 @@ class UnverifiedDeposit:
     signing_time: datetime
     signed: UnverifiedSigned
     envelope: ParsedEnvelope
-    size: int
-    sha256: str
-    sha512: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole."""
+        return len(self.signed.der)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the whole, in hex; computed when it is asked for."""
+        return hashlib.sha256(self.signed.der).hexdigest()
+
+    @property
+    def sha512(self) -> bytes:
+        """The SHA-512 of the whole; computed when it is asked for."""
+        return hashlib.sha512(self.signed.der).digest()
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,11 @@ class VerifiedDeposit:
     context: Context
     signed: SignedObject
     envelope: ParsedEnvelope
-    sha512: bytes
+
+    @property
+    def sha512(self) -> bytes:
+        """The SHA-512 of the whole, which a receipt names; computed when it is asked for."""
+        return hashlib.sha512(self.signed.der).digest()
 
 
 def compose(
@@ -213,9 +229,6 @@ def parse_deposit(der: bytes, *, max_size: int = MAX_DEPOSIT) -> UnverifiedDepos
         signing_time=signed.signing_time,
         signed=signed,
         envelope=wrapped,
-        size=len(der),
-        sha256=hashlib.sha256(der).hexdigest(),
-        sha512=hashlib.sha512(der).digest(),
     )
 
 

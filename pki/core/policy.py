@@ -8,7 +8,16 @@ from datetime import datetime, timedelta
 from pki.core.certificates import VerifiedCertificate
 from pki.core.crl import Crl
 from pki.core.deposits import UnverifiedDeposit, VerifiedDeposit
-from pki.core.errors import ExpiredError, PeriodError, ProfileError, RevokedError, StaleError, WrongPartyError
+from pki.core.errors import (
+    AlgorithmError,
+    ExpiredError,
+    PeriodError,
+    ProfileError,
+    RevokedError,
+    StaleError,
+    WrongPartyError,
+)
+from pki.core.keys import RsaAlgorithm
 from pki.core.packages import KeyMaterial
 from pki.core.tenants import Address
 
@@ -55,23 +64,24 @@ RULES: Mapping[str, str] = {
     "CRT-002": "It is signed with an algorithm of the profile, inside and outside alike.",
     "CRT-003": "It is valid now, and so are its issuers.",
     "CRT-004": "It names exactly one address, in subject and subjectAltName alike.",
-    "CRT-005": "It has exactly the four extensions, and the key identifier is the key's.",
-    "CRT-006": "The key usage is critical, and digitalSignature or keyEncipherment alone.",
+    "CRT-005": "It has exactly the four extensions, perhaps capabilities, and the key identifier is the key's.",
+    "CRT-006": "The key usage is critical and the key's: digitalSignature, keyEncipherment or keyAgreement alone.",
     "CRT-007": "Its issuer and authority key identifier are the issuing CA's.",
     "CRT-008": "The issuing CA signed it.",
     "CRT-009": "The key is of an allowed algorithm, well formed and of the right size.",
     "CRT-010": "It is not revoked.",
     "CRT-011": "It is for the expected address and use.",
-    "CRT-012": "The request signed by the pinned identity key is for this address, use and key.",
+    "CRT-012": "The request signed by the pinned identity key is for this address, use, key and capabilities.",
     "CRT-013": "It starts within 48 hours of that request.",
     "CRT-014": "Root and issuing CA may sign certificates, and chain.",
+    "CRT-015": "Capabilities are 1 to 16 in at most 1 KiB, first the one that is preferred.",
     "CRL-001": "The issuing CA signed the revocation list.",
     "CRL-002": "It has no critical extension, so it is a full list.",
     "CRL-003": "It is not past its nextUpdate.",
     "REQ-001": "A request is PKCS #10 of version 1, at most 16 KiB.",
     "REQ-002": "It is signed with an identity's algorithm, for an identity key with that key's.",
     "REQ-003": "Its subject is exactly O = tenant, CN = tenant/instance.",
-    "REQ-004": "Its attributes are signing time and, for an encryption key, the possession statement.",
+    "REQ-004": "Its attributes are signing time and, for an encryption key, possession statement and perhaps capabilities.",
     "REQ-005": "The identity key signed it.",
     "REQ-006": "The possession statement names the identity certificate that is active.",
     "REQ-007": "Its signing time lies within 48 hours of now.",
@@ -86,6 +96,7 @@ RULES: Mapping[str, str] = {
     "DEP-009": "It expires within 90 days.",
     "DEP-010": "It was signed at most a day ago and not in the future.",
     "DEP-011": "Its id was never seen before.",
+    "DEP-012": "It is wrapped with RSA-OAEP and SHA-1 only for a key whose certificate asks for that.",
     "RCP-001": "A receipt is of version 2, at most 16 KiB.",
     "RCP-002": "It names one deposit, and a refusal one of the known reasons.",
     "RCP-003": "It names the recipient by its distinguished name.",
@@ -103,14 +114,15 @@ def verify_deposit(
     sender: VerifiedCertificate,
     crl: Crl | None,
     recipient_skis: Collection[bytes],
+    sha1_skis: Collection[bytes] = (),
     now: datetime,
     max_lifetime: timedelta = MAX_LIFETIME,
     max_age: timedelta | None = MAX_AGE_AT_DEPOSIT,
 ) -> VerifiedDeposit:
-    """Return the deposit if it keeps rules DEP-005 to DEP-010 and SIG-006, -007, else raise the broken one's error.
+    """Return the deposit if it keeps rules DEP-005 to -010, -012, SIG-006 and -007, else raise the broken one's error.
 
-    ``recipient_skis`` are the keys that the recipient may be reached by; ``max_age`` is None for a recipient, who may
-    collect late.
+    ``recipient_skis`` are the keys that the recipient may be reached by, ``sha1_skis`` those of them whose certificates
+    ask for RSA-OAEP with SHA-1; ``max_age`` is None for a recipient, who may collect late.
     """
     context = deposit.context
     if sender.parsed.address != context.sender or sender.parsed.ski != deposit.signer_ski:
@@ -124,6 +136,14 @@ def verify_deposit(
             hint=f"kmb key send {context.key_id} --to {context.recipient}",
             rule="DEP-007",
         )
+    sha1 = {one.ski for one in deposit.envelope.recipients if one.algorithm is RsaAlgorithm.OAEP_SHA1}
+    if not sha1 <= set(sha1_skis):
+        raise AlgorithmError(
+            "The recipient's certificate does not ask for RSA-OAEP with SHA-1",
+            on=str(context.recipient),
+            hint=f"kmb key send {context.key_id} --to {context.recipient}",
+            rule="DEP-012",
+        )
     if context.expires <= now:
         raise ExpiredError("The deposit has expired", on=f"at {context.expires}", rule="DEP-008")
     if context.expires > now + max_lifetime + CLOCK_SKEW:
@@ -131,7 +151,7 @@ def verify_deposit(
     if deposit.signing_time > now + CLOCK_SKEW or (max_age is not None and deposit.signing_time < now - max_age):
         raise StaleError("The deposit was not signed just now", on=f"at {deposit.signing_time}", rule="DEP-010")
     signed = deposit.signed.verify(sender.identity_key)
-    return VerifiedDeposit(deposit.id, context, signed, deposit.envelope, deposit.sha512)
+    return VerifiedDeposit(deposit.id, context, signed, deposit.envelope)
 
 
 def check_handover(material: KeyMaterial, *, recipient: Address, now: datetime) -> None:
