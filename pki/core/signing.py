@@ -223,9 +223,10 @@ def _bare(signed: bytes) -> bytes:
 
 def _signer(infos: asn1.TLV, profile: Profile) -> tuple[asn1.AnySignerInfo, bytes | tuple[bytes, int]]:
     """Return the one signer, and what it is called: a key identifier, or issuer and serial (rule SIG-003)."""
-    if len(infos.data) > _MAX_SIGNERS[profile] or infos.tag_bytes != _SET:
+    data = infos.data  # one view: making it costs more than looking
+    if len(data) > _MAX_SIGNERS[profile] or infos.tag_bytes != _SET:
         raise ProfileError("The signers are too large to be one, or no set", rule="SIG-003")
-    content = bytes(infos.data)
+    content = bytes(data)
     alone = bool(content) and der.header(content, 0, len(content)).end == len(content)
     demand(alone, "SIG-003", "There is not exactly one signer", content)
     info = asn1.decode(asn1.AnySignerInfo, content, what="The signer")
@@ -272,9 +273,10 @@ def _algorithms(info: asn1.AnySignerInfo, profile: Profile) -> tuple[Oid, str]:
 
 def _check_digests(listed: asn1.TLV, used: asn1.AlgorithmIdentifier, profile: Profile) -> None:
     """Refuse a list of digests that is not exactly the used one; when reading, the list is a hint that may be wrong."""
-    small = len(listed.data) <= _MAX_DIGESTS and listed.tag_bytes == _SET
+    data = listed.data
+    small = len(data) <= _MAX_DIGESTS and listed.tag_bytes == _SET
     demand(small, "SIG-004", "There is not exactly one digest algorithm")
-    if profile is Profile.STRICT and bytes(listed.data) != asn1.encode(used):
+    if profile is Profile.STRICT and data != asn1.encode(used):
         raise ProfileError(
             "There is not exactly one digest algorithm, the signer's", rule="SIG-004", at=asn1.encode(listed)
         )
