@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from pki.core import asn1, der, signatures
 from pki.core.authorities import authority_key
+from pki.core.der import located
 from pki.core.errors import (
     CertificateError,
     MalformedError,
@@ -88,6 +89,7 @@ def build_crl(
     return builder.sign(key, hashed).public_bytes(serialization.Encoding.DER)
 
 
+@located
 def verify_crl(crl_der: bytes, *, issuing_der: bytes, now: datetime) -> Crl:
     """Verify signature, issuer and freshness; raise CertificateError or, past nextUpdate, StaleError."""
     # A CertificateList has a Certificate's outer form (RFC 5280 §5.1.1).
@@ -107,7 +109,7 @@ def verify_crl(crl_der: bytes, *, issuing_der: bytes, now: datetime) -> Crl:
         this_update, next_update = crl.last_update_utc, crl.next_update_utc
     except SignatureError:
         raise CertificateError("The revocation list is not signed by the issuing CA", rule="CRL-001") from None
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
+    except _UNREADABLE as error:
         raise MalformedError("The revocation list cannot be read", on=type(error).__name__) from None
     if next_update is None or now > next_update:
         raise StaleError("The revocation list is out of date", on=f"until {next_update}", rule="CRL-003")
@@ -135,6 +137,15 @@ def _entry(entry: x509.RevokedCertificate) -> Revoked:
     return Revoked(entry.revocation_date_utc, _REASONS.get(flag, Reason.UNSPECIFIED))
 
 
+_UNREADABLE = (
+    ValueError,
+    # A name's attribute of a type that the library does not take for one.
+    TypeError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
 _FLAGS = {
     Reason.KEY_COMPROMISE: x509.ReasonFlags.key_compromise,
     Reason.AFFILIATION_CHANGED: x509.ReasonFlags.affiliation_changed,

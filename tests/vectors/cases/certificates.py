@@ -15,6 +15,8 @@ from tests.vectors.cases import Case
 NULLED = tlv.algorithm(forge.ML_DSA_65, tlv.NULL)
 RSA = tlv.algorithm("1.2.840.113549.1.1.11", tlv.NULL)
 TWO = (("2.5.4.10", "globex"), ("2.5.4.3", "globex/main"), ("2.5.4.6", "DE"))
+CAPABILITIES, HKDF_SHA512 = "1.2.840.113549.1.9.15", "1.2.840.113549.1.9.16.3.30"
+ODD_NAME = tlv.seq(tlv.set_of(tlv.seq(tlv.oid("2.5.4.3"), tlv.bits(b"globex/main"))))
 ENCRYPTION = {"use": "encryption", "request": "globex-encryption-request"}
 
 
@@ -77,6 +79,12 @@ def certificates() -> Iterator[Case]:
     null = tlv.algorithm(GLOBEX_KEY.algorithm.oid.dotted_string, tlv.NULL)
     odd = certificate(key=GLOBEX_KEY, spki=tlv.seq(null, tlv.bits(GLOBEX_KEY.public)))
     yield Case("key-parameters", "certificate", "CRT-009", "The key's algorithm has NULL parameters", odd, ENCRYPTION)
+    for count, size in ((17, 0), (1, 1024)):
+        listed = tlv.seq(*[tlv.algorithm(HKDF_SHA512, tlv.octets(bytes(size)) if size else b"")] * count)
+        names = [pki.usage(pki.ENCIPHERMENT), pki.names(uri), pki.ski(GLOBEX_KEY.ski), pki.aki()]
+        many = certificate(key=GLOBEX_KEY, extensions=[*names, pki.extension(CAPABILITIES, listed)])
+        why = f"Capabilities: {count} of them" if count > 1 else "Capabilities of more than 1 KiB"
+        yield Case(f"capabilities-{count}", "certificate", "CRT-015", why, many, ENCRYPTION)
     old = {"request": "globex-old-request"}
     yield Case("old-request", "certificate", "CRT-013", "It starts three days after its request", certificate(), old)
     revoked = {"crl": "crl-globex-revoked"}
@@ -104,6 +112,7 @@ def lists() -> Iterator[Case]:
         ("CRL-001", "other-signer", "The root signed it", pki.crl(sign=pki.ROOT.sign)),
         ("CRL-001", "other-issuer", "It names another issuer", pki.crl(issuer=forge.name(("2.5.4.3", "Other")))),
         ("CRL-002", "delta", "It is a delta list", pki.crl(extra=[delta])),
+        ("-", "odd-name", "The issuer's name is a BIT STRING", pki.crl(issuer=ODD_NAME)),
         ("CRL-003", "stale", "Its next update was a second ago", stale()),
     ):
         yield Case(name, "crl", rule, why, body)

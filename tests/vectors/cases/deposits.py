@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.kit import forge, tlv
+from tests.kit import forge, forge_classical, tlv
 from tests.kit.authority import NOW
 from tests.kit.forge_pki import ACME, ACME_KEY, DAY, GLOBEX, GLOBEX_KEY, ISSUER_NAME
 from tests.vectors.cases import Case
+from tests.vectors.cases.readers import RSA
 
 LATER = timedelta(minutes=6)
 ED25519 = tlv.algorithm("1.3.101.112")
@@ -27,7 +29,7 @@ def inner(
         tlv.attribute(forge.CONTENT_TYPE, tlv.oid(content_type)),
         tlv.attribute(forge.DEPOSIT_CONTEXT, context),
     ]
-    listed = [forge.kem_recipient(reader, forge.CEK) for reader in readers]
+    listed = more.get("listed") or [forge.kem_recipient(reader, forge.CEK) for reader in readers]
     package = forge.key_package() if content is None else content
     return forge.envelope(listed, package, content_type=content_type, attributes=attributes)
 
@@ -244,6 +246,14 @@ def deposits() -> Iterator[Case]:
     context = forge.deposit_context()
     both = inner(context, readers=(GLOBEX_KEY, ACME_KEY))
     yield Case("second-reader", "deposit", "DEP-007", "Somebody else can open it, too", deposit(content=both))
+    sha1 = forge_classical.transport(
+        RSA,
+        rid=tlv.context(0, GLOBEX_KEY.ski, constructed=False),
+        algorithm=tlv.algorithm(forge_classical.OAEP, tlv.seq()),
+        digest=hashes.SHA1(),
+    )
+    lowered = deposit(content=inner(context, listed=[sha1]))
+    yield Case("lowered-to-sha1", "deposit", "DEP-012", "RSA-OAEP with SHA-1, for which nobody asked", lowered)
     ended, long = forge.deposit_context(expires=NOW), forge.deposit_context(expires=NOW + 91 * DAY)
     yield Case("expired", "deposit", "DEP-008", "It expires at this very second", deposit(context=ended))
     yield Case("lives-too-long", "deposit", "DEP-009", "It expires in 91 days", deposit(context=long))
