@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 from operator import attrgetter
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pki.core import asn1, packages
-from pki.core.kem import KemAlgorithm
+from pki.core.keys import EcAlgorithm, KemAlgorithm, RsaAlgorithm
 from pki.core.signatures import IDENTITY, SignatureAlgorithm
 from tests.interop.commands import Tool
 from tests.kit.authority import NOW, Party
@@ -32,12 +33,21 @@ def pkcs8(party: Party) -> bytes:
     """Return a party's encryption key as PKCS #8 in DER: the seed for ML-KEM, raw for the composite."""
     if party.algorithm is KemAlgorithm.COMPOSITE:
         algorithm = asn1.AlgorithmIdentifier(algorithm=party.algorithm.oid, parameters=None)
-        key = packages.OneAsymmetricKey(
+        info = packages.OneAsymmetricKey(
             version=0, algorithm=algorithm, private_key=party.private, attributes=None, public_key=None
         )
-        return asn1.encode(key)
-    kind = MLKEM768PrivateKey if party.algorithm is KemAlgorithm.ML_KEM_768 else MLKEM1024PrivateKey
-    return kind.from_seed_bytes(party.private).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        return asn1.encode(info)
+    if isinstance(party.algorithm, RsaAlgorithm):
+        return party.private
+    key: MLKEM768PrivateKey | MLKEM1024PrivateKey | ec.EllipticCurvePrivateKey
+    if party.algorithm is KemAlgorithm.ML_KEM_768:
+        key = MLKEM768PrivateKey.from_seed_bytes(party.private)
+    elif party.algorithm is KemAlgorithm.ML_KEM_1024:
+        key = MLKEM1024PrivateKey.from_seed_bytes(party.private)
+    else:
+        curve = ec.SECP256R1() if party.algorithm is EcAlgorithm.P_256 else ec.SECP384R1()
+        key = ec.derive_private_key(int.from_bytes(party.private, "big"), curve)
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 def trust(tool: Tool, party: Party) -> tuple[str, ...]:
