@@ -11,7 +11,7 @@ from cryptography.hazmat.asn1 import sequence
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, keyattributes, oids
-from pki.core.der import members
+from pki.core.der import Header, header, members
 from pki.core.errors import KeymailboxError, UsageError, demand
 from pki.core.keyattributes import NOTHING_SAID, KeyAttributes
 from pki.core.profile import Profile
@@ -22,7 +22,8 @@ PKCS8 = "application/pkcs8"
 """A private key as one unencrypted OneAsymmetricKey in DER (RFC 5958 §7)."""
 CONTENT_TYPES = frozenset({oids.SYMMETRIC_KEY_PACKAGE, oids.ASYMMETRIC_KEY_PACKAGE})
 _ORDER = (oids.MEDIA_TYPE, *keyattributes.ORDER)
-_SEQUENCE = 0x30
+_SEQUENCE, _FIRST = 0x30, 0xA0
+_MAX_ATTRIBUTES = 32
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def decode_package(content_type: Oid, der: bytes, *, profile: Profile = Profile.
 
 
 def _symmetric(der: bytes, profile: Profile) -> KeyMaterial:
+    _measure(der)
     package = asn1.decode(asn1.SymmetricKeyPackage, der, what="The key package")
     strict = profile is Profile.STRICT
     plain = package.version == 1 and (package.attrs is None or not strict) and len(package.keys) == 1
@@ -108,12 +110,51 @@ def _asymmetric(der: bytes, profile: Profile) -> KeyMaterial:
     return KeyMaterial(asn1.encode(_replaced(one, rest)), PKCS8, said)
 
 
+def _measure(der: bytes) -> None:
+    """Refuse many keys and many attributes before one of them is decoded (rules PKG-001, PKG-002)."""
+    outer = header(der, 0, len(der))
+    at = outer.content
+    while at < outer.end and outer.constructed:
+        part = header(der, at, outer.end)
+        if part.tag == _FIRST:
+            _demand_few(der, part)
+        elif part.tag == _SEQUENCE:
+            few = _count(der, part, _MAX_ATTRIBUTES) <= _MAX_ATTRIBUTES
+            demand(few, "PKG-001", "The key package does not hold exactly one key")
+            if part.content == part.end:
+                break
+            key = header(der, part.content, part.end)
+            if der[key.content : min(key.content + 1, key.end)] == bytes([_SEQUENCE]):
+                _demand_few(der, header(der, key.content, key.end))
+        at = part.end
+
+
+def _demand_few(der: bytes, attributes: Header) -> None:
+    few = _count(der, attributes, _MAX_ATTRIBUTES) <= _MAX_ATTRIBUTES
+    demand(few, "PKG-002", f"A key has more than {_MAX_ATTRIBUTES} attributes")
+
+
+def _count(der: bytes, outer: Header, most: int) -> int:
+    """Return how many values are inside, up to one more than ``most``."""
+    at, count = outer.content, 0
+    while at < outer.end and count <= most:
+        at, count = header(der, at, outer.end).end, count + 1
+    return count
+
+
 def _values(listed: Iterable[asn1.Attribute], profile: Profile) -> dict[Oid, bytes]:
     known = [item for item in listed if profile is Profile.STRICT or item.oid in _ORDER]
     return attributes.values(known, required=(), optional=_ORDER, rule="PKG-002")
 
 
 def _parsed(der: bytes) -> OneAsymmetricKey:
+    outer = header(der, 0, len(der))
+    at = outer.content
+    while at < outer.end and outer.constructed:
+        part = header(der, at, outer.end)
+        if part.tag == _FIRST:
+            _demand_few(der, part)
+        at = part.end
     one = asn1.decode(OneAsymmetricKey, der, what="The private key")
     versioned = one.version == 1 if one.public_key is not None else one.version in (0, 1)
     demand(versioned, "PKG-004", "The private key is not PKCS #8 of the version that its parts ask for")
