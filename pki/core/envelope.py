@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, oids
-from pki.core.der import header, located
+from pki.core.der import Header, header, located
 from pki.core.errors import (
     AlgorithmError,
     KeymailboxError,
@@ -23,12 +23,12 @@ from pki.core.errors import (
     demand,
 )
 from pki.core.profile import Profile
+from pki.core.recipients import MAX_RECIPIENT, make, read
 from pki.core.recipients import IssuerSerial as IssuerSerial
 from pki.core.recipients import ParsedRecipient as ParsedRecipient
 from pki.core.recipients import Recipient as Recipient
 from pki.core.recipients import Recover as Recover
 from pki.core.recipients import UnsupportedRecipient as UnsupportedRecipient
-from pki.core.recipients import make, read
 
 _NONCE = 12
 _TAG = 16
@@ -37,6 +37,9 @@ _SMALL = 4096
 MAX_RECIPIENTS = 16
 _MOST = {Profile.STRICT: MAX_RECIPIENTS, Profile.READ: 256}
 _MAX_ATTRIBUTES = {Profile.STRICT: 4096, Profile.READ: 16384}
+_MAX_FIELD = 256
+_FIELDS = {0x02: "ENV-002", 0x04: "ENV-010"}
+"""Fields that have a few bytes: the version, the tag (MAC)."""
 _GCM = {
     Profile.STRICT: {oids.AES256_GCM: 32},
     Profile.READ: {oids.AES256_GCM: 32, oids.AES192_GCM: 24, oids.AES128_GCM: 16},
@@ -167,20 +170,31 @@ def unwrap(
 
 
 def _measure(inner: bytes, profile: Profile) -> None:
-    """Refuse too many recipients and too many attributes before one of them is decoded (rules ENV-003, ENV-011)."""
+    """Refuse what is too many or too large before it is decoded (rules ENV-002, -003, -005, -009 to -011)."""
     outer = header(inner, 0, len(inner))
     at = outer.content
     while at < outer.end:
         one = header(inner, at, outer.end, 1)
+        at, size = one.end, one.end - one.start
         if one.tag == 0x31:
-            count, at, most = 0, one.content, _MOST[profile]
-            while at < one.end and count <= most:
-                count, at = count + 1, header(inner, at, one.end, 2).end
-            demand(1 <= count <= most, "ENV-003", f"There are not 1 to {most} recipients")
+            _measure_recipients(inner, one, profile)
         elif one.tag == 0xA1:
-            size = one.end - one.start
             demand(size <= _MAX_ATTRIBUTES[profile], "ENV-011", "The authenticated attributes are too large")
-        at = one.end
+        elif one.tag == 0x30 and one.content < one.end:
+            algorithm = header(inner, header(inner, one.content, one.end).end, one.end)
+            few = algorithm.end - algorithm.start <= _MAX_FIELD
+            demand(few, "ENV-009", "The parameters of the encryption are too large")
+        elif one.tag in _FIELDS:
+            demand(size <= _MAX_FIELD, _FIELDS[one.tag], "The version or the tag of the envelope is too large")
+
+
+def _measure_recipients(inner: bytes, listed: Header, profile: Profile) -> None:
+    count, at, most = 0, listed.content, _MOST[profile]
+    while at < listed.end and count <= most:
+        one = header(inner, at, listed.end, 2)
+        count, at = count + 1, one.end
+        demand(one.end - one.start <= MAX_RECIPIENT[profile] or count > most, "ENV-005", "A recipient is too large")
+    demand(1 <= count <= most, "ENV-003", f"There are not 1 to {most} recipients")
 
 
 def _demand_distinct(listed: Sequence[Recipient | ParsedRecipient | UnsupportedRecipient], profile: Profile) -> None:

@@ -22,7 +22,7 @@ _KEK = 32
 _WRAPS = {oids.AES256_WRAP: 32, oids.AES128_WRAP: 16, oids.AES192_WRAP: 24}
 _CONTENT_KEYS = {Profile.STRICT: (32,), Profile.READ: (16, 24, 32)}
 _SKI = {Profile.STRICT: (20, 20), Profile.READ: (1, 64)}
-_MAX_SIZE = {Profile.STRICT: 4096, Profile.READ: 16384}
+MAX_RECIPIENT = {Profile.STRICT: 4096, Profile.READ: 16384}
 
 Recover = Callable[[KeyAlgorithm, bytes], bytes]
 """Gives what the bytes that were sent carry for the recipient's key, as `pki.core.keys.recover` does."""
@@ -104,7 +104,7 @@ def read(der: bytes, profile: Profile) -> list[ParsedRecipient | UnsupportedReci
     """
     kind, parser = _KINDS.get(der[0], (f"type {der[0]:#04x}", None))
     try:
-        demand(len(der) <= _MAX_SIZE[profile], "ENV-005", "A recipient is too large")
+        demand(len(der) <= MAX_RECIPIENT[profile], "ENV-005", "A recipient is too large")
         if parser is not None:
             return parser(der, profile)
         return [_unsupported(profile, kind, AlgorithmError(f"A recipient is of a kind that is not allowed: {kind}"))]
