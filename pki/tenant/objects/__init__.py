@@ -1,0 +1,1 @@
+"""Objects of the wire profile as files: read, show, wrap, open, verify; offline, with neither journal nor network."""
