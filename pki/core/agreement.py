@@ -19,8 +19,14 @@ SCHEMES: dict[Oid, type[hashes.HashAlgorithm]] = {
     oids.ECDH_SHA256: hashes.SHA256,
     oids.ECDH_SHA384: hashes.SHA384,
     oids.ECDH_SHA512: hashes.SHA512,
+    oids.COFACTOR_ECDH_SHA256: hashes.SHA256,
+    oids.COFACTOR_ECDH_SHA384: hashes.SHA384,
+    oids.COFACTOR_ECDH_SHA512: hashes.SHA512,
 }
-"""The key agreement schemes that are read, with the hash of their key derivation (RFC 5753 §7.1.4)."""
+"""The key agreement schemes that are read, with the hash of their key derivation (RFC 5753 §7.1.4).
+
+The cofactor of both curves is 1, so with it the secret is the same.
+"""
 
 
 class EcAlgorithm(Enum):

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 
-from pki.core import envelope, kem, oids, requests, x509
+from pki.core import envelope, keys, oids, requests, x509
 from pki.core.crl import Crl
 from pki.core.envelope import Recipient
 from pki.core.errors import CertificateError, IllegalMoveError, RevokedError, WrongPartyError
@@ -87,11 +87,14 @@ class VerifiedCertificate:
         """The key of an identity certificate."""
         return x509.identity_public_key(self.parsed.spki)
 
-    @property
+    @cached_property
     def recipient(self) -> Recipient:
-        """The key of an encryption certificate, to wrap for."""
-        algorithm, public = kem.parse_spki(self.parsed.spki)
-        return Recipient(self.parsed.ski, algorithm, public)
+        """The key of an encryption certificate, to wrap for in the way that its owner prefers."""
+        algorithm, public = keys.parse_spki(self.parsed.spki)
+        preferred = self.parsed.capabilities
+        if preferred is None:
+            return Recipient(self.parsed.ski, algorithm, public)
+        return Recipient(self.parsed.ski, preferred.algorithm(algorithm), public, preferred.kdf)
 
 
 def check_listed(
@@ -106,7 +109,7 @@ def check_listed(
     crl: Crl | None,
     now: datetime,
 ) -> VerifiedCertificate:
-    """Verify a listed certificate for ``address`` as a relying party does (rules CRT-001 to CRT-014, REQ-…).
+    """Verify a listed certificate for ``address`` as a relying party does (rules CRT-…, REQ-…).
 
     ``identity_key`` is the one that the caller has pinned for the address: the request must be signed by it, so that a
     certificate that the operator made up is refused. ``crl`` is None only before the first list was published.
@@ -121,7 +124,8 @@ def check_listed(
         entry = crl.revoked[parsed.serial]
         raise RevokedError(on=f"{address}, since {entry.at:%Y-%m-%d %H:%M}Z, {entry.reason.name}", rule="CRT-010")
     request = requests.parse_request(request_der).verify(identity_key)
-    if (request.address, request.kind, request.spki) != (address, kind, parsed.spki):
+    endorsed = (request.address, request.kind, request.spki, request.capabilities)
+    if endorsed != (address, kind, parsed.spki, parsed.capabilities):
         raise CertificateError("The request does not endorse this certificate", on=str(address), rule="CRT-012")
     if abs(parsed.not_before - request.signing_time) > ENDORSEMENT_WINDOW:
         raise CertificateError(

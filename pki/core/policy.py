@@ -81,7 +81,7 @@ RULES: Mapping[str, str] = {
     "REQ-001": "A request is PKCS #10 of version 1, at most 16 KiB.",
     "REQ-002": "It is signed with an identity's algorithm, for an identity key with that key's.",
     "REQ-003": "Its subject is exactly O = tenant, CN = tenant/instance.",
-    "REQ-004": "Its attributes are signing time and, for an encryption key, possession statement and perhaps capabilities.",
+    "REQ-004": "Its attributes are signing time and, for an encryption key, possession and perhaps capabilities.",
     "REQ-005": "The identity key signed it.",
     "REQ-006": "The possession statement names the identity certificate that is active.",
     "REQ-007": "Its signing time lies within 48 hours of now.",

@@ -79,6 +79,7 @@ class UnsupportedRecipient:
     reason: str
     ski: bytes = b""
     issuer_serial: IssuerSerial | None = None
+    hint: str = ""
 
 
 def make(recipient: Recipient, content_key: bytes, *, ukm: bytes | None = None) -> asn1.TLV:
@@ -310,7 +311,8 @@ def _unsupported(
     if profile is Profile.STRICT:
         error.rule = error.rule or "ENV-004"
         raise error
-    return UnsupportedRecipient(kind, f"{error.message}{f' ({error.on})' if error.on else ''}", ski, issuer_serial)
+    reason = f"{error.message} ({error.on})" if error.on else error.message
+    return UnsupportedRecipient(kind, reason, ski, issuer_serial, error.hint)
 
 
 def _named(rid: asn1.IssuerAndSerial | bytes, profile: Profile) -> tuple[bytes, IssuerSerial | None]:

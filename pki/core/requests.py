@@ -7,7 +7,8 @@ from datetime import datetime
 
 from cryptography.x509 import ObjectIdentifier as Oid
 
-from pki.core import asn1, attributes, kem, oids, signatures, signing, x509
+from pki.core import asn1, attributes, keys, oids, signatures, signing, x509
+from pki.core.capabilities import Capabilities, parse_capabilities
 from pki.core.der import located
 from pki.core.errors import BadAddressError, ProfileError, SignatureError, demand
 from pki.core.ids import RequestId, request_id
@@ -38,6 +39,7 @@ class VerifiedRequest:
     signing_time: datetime
     statement: Statement | None
     der: bytes
+    capabilities: Capabilities | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class UnverifiedRequest:
     signature_algorithm: SignatureAlgorithm
     _info: bytes
     _signature: bytes
+    capabilities: Capabilities | None = None
 
     def verify(self, identity_key: VerifyingKey) -> VerifiedRequest:
         """Return the request if ``identity_key`` signed it, else raise SignatureError (rule REQ-005)."""
@@ -67,7 +70,16 @@ class UnverifiedRequest:
             raise SignatureError(
                 "The request is not signed by the identity key", on=str(self.address), rule="REQ-005"
             ) from None
-        return VerifiedRequest(self.id, self.kind, self.address, self.spki, self.signing_time, self.statement, self.der)
+        return VerifiedRequest(
+            self.id,
+            self.kind,
+            self.address,
+            self.spki,
+            self.signing_time,
+            self.statement,
+            self.der,
+            self.capabilities,
+        )
 
 
 def identity_request(
@@ -84,18 +96,27 @@ def identity_request(
 
 def encryption_request(
     address: Address,
-    kem_spki: bytes,
+    key_spki: bytes,
     statement: Statement,
     *,
     sign: Sign,
     signing_time: datetime,
     algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65,
+    capabilities: Capabilities | None = None,
 ) -> bytes:
     """Return a request for an encryption key in DER, signed by the identity key that ``statement`` names.
 
-    ``algorithm`` is that of ``sign``.
+    ``algorithm`` is that of ``sign``; ``capabilities`` come into the certificate as they are.
     """
-    return _request(address, kem_spki, statement, sign=sign, signing_time=signing_time, algorithm=algorithm)
+    return _request(
+        address,
+        key_spki,
+        statement,
+        sign=sign,
+        signing_time=signing_time,
+        algorithm=algorithm,
+        capabilities=capabilities,
+    )
 
 
 @located
@@ -117,11 +138,13 @@ def parse_request(der: bytes) -> UnverifiedRequest:
         same = x509.identity_public_key(spki).algorithm is algorithm
         demand(same, "REQ-002", "The request for an identity key is signed with another algorithm than the key's")
     else:
-        kem.parse_spki(spki)
-    required = {oids.SIGNING_TIME}
+        keys.parse_spki(spki)
+    required, optional = {oids.SIGNING_TIME}, set[Oid]()
     if kind is CertificateKind.ENCRYPTION:
         required.add(oids.POSSESSION_STATEMENT)
-    found = attributes.values(info.attributes.as_list(), required=required, rule="REQ-004")
+        optional.add(oids.SMIME_CAPABILITIES)
+    found = attributes.values(info.attributes.as_list(), required=required, optional=optional, rule="REQ-004")
+    said = found.get(oids.SMIME_CAPABILITIES)
     statement = None
     if kind is CertificateKind.ENCRYPTION:
         named = asn1.decode(
@@ -139,6 +162,7 @@ def parse_request(der: bytes) -> UnverifiedRequest:
         signature_algorithm=algorithm,
         _info=info_der,
         _signature=outer.signature.as_bytes(),
+        capabilities=None if said is None else parse_capabilities(said),
     )
 
 
@@ -162,12 +186,15 @@ def _request(
     sign: Sign,
     signing_time: datetime,
     algorithm: SignatureAlgorithm,
+    capabilities: Capabilities | None = None,
 ) -> bytes:
     listed = [attributes.attribute(oids.SIGNING_TIME, signing.encode_time(signing_time))]
     if statement is not None:
         signer = asn1.IssuerAndSerial(issuer=asn1.tlv(statement.issuer_der), serial=statement.serial)
         value = asn1.encode(asn1.PossessionStatement(signer=signer))
         listed.append(attributes.attribute(oids.POSSESSION_STATEMENT, value))
+    if capabilities is not None:
+        listed.append(attributes.attribute(oids.SMIME_CAPABILITIES, capabilities.der))
     info = asn1.encode(
         asn1.RequestInfo(
             version=0,

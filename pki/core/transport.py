@@ -68,16 +68,21 @@ _PARAMETERS: dict[RsaAlgorithm, tuple[bytes, ...]] = {
 }
 
 
+_HINT = "with openssl cms -encrypt: -keyopt rsa_padding_mode:oaep -keyopt rsa_oaep_md:sha256"
+
+
 def algorithm(identifier: asn1.AlgorithmIdentifier, *, rule: str = "ENV-014") -> RsaAlgorithm:
     """Return the algorithm of a recipient's AlgorithmIdentifier, or raise AlgorithmError."""
     if identifier.algorithm != oids.RSAES_OAEP:
-        raise AlgorithmError("The RSA padding is not OAEP", on=oids.name(identifier.algorithm), rule=rule)
+        raise AlgorithmError("The RSA padding is not OAEP", on=oids.name(identifier.algorithm), hint=_HINT, rule=rule)
     parameters = identifier.parameters
     der = asn1.encode(parameters) if isinstance(parameters, asn1.TLV) else b""
     for member, encodings in _PARAMETERS.items():
         if der in encodings:
             return member
-    raise AlgorithmError("RSA-OAEP is with SHA-256 for all, or SHA-1 for all, and no label", rule=rule, at=der or None)
+    raise AlgorithmError(
+        "RSA-OAEP is with SHA-256 for all, or SHA-1 for all, and no label", hint=_HINT, rule=rule, at=der or None
+    )
 
 
 def generate() -> bytes:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from pki.core import asn1, kem, signatures
+from pki.core import asn1, kem, keys, oids, signatures
 from pki.core.authorities import (
     authority_key,
     check_validity,
@@ -19,6 +19,7 @@ from pki.core.authorities import (
     subject_key_identifier,
     verify_authorities,
 )
+from pki.core.capabilities import Capabilities, parse_capabilities
 from pki.core.der import located
 from pki.core.errors import (
     BadAddressError,
@@ -29,6 +30,7 @@ from pki.core.errors import (
     demand,
 )
 from pki.core.ids import Fingerprint, fingerprint
+from pki.core.keys import EcAlgorithm, KeyAlgorithm
 from pki.core.signatures import IDENTITY, SignatureAlgorithm, VerifyingKey
 from pki.core.signatures import Sign as Sign
 from pki.core.tenants import Address, parse_address_uri
@@ -61,6 +63,13 @@ class ParsedCertificate:
     tbs: bytes
     signature_algorithm: SignatureAlgorithm
     signature: bytes
+    capabilities: Capabilities | None = None
+
+    @property
+    def key_algorithm(self) -> KeyAlgorithm:
+        """What the key of an encryption certificate is used with."""
+        algorithm, _ = keys.parse_spki(self.spki)
+        return algorithm if self.capabilities is None else self.capabilities.algorithm(algorithm)
 
 
 @lru_cache(maxsize=4096)
@@ -93,10 +102,16 @@ def tbs_certificate(
     not_before: datetime,
     not_after: datetime,
     kind: CertificateKind,
+    capabilities: bytes | None = None,
 ) -> bytes:
-    """Return the to-be-signed part of an instance's certificate; ``issuer_der`` is the issuing CA's certificate."""
+    """Return the to-be-signed part of an instance's certificate; ``issuer_der`` is the issuing CA's certificate.
+
+    ``capabilities`` are those of the request, SMIMECapabilities in DER.
+    """
     issuer = x509.load_der_x509_certificate(issuer_der)
     identity = kind is CertificateKind.IDENTITY
+    agreed = not identity and isinstance(keys.parse_spki(spki)[0], EcAlgorithm)
+    preferences = [] if capabilities is None else [x509.UnrecognizedExtension(_CAPABILITIES, capabilities)]
     return _tbs(
         serial=serial,
         algorithm=authority_key(issuer_der).algorithm,
@@ -106,10 +121,18 @@ def tbs_certificate(
         not_before=not_before,
         not_after=not_after,
         extensions=[
-            (True, _key_usage(digital_signature=identity, key_encipherment=not identity)),
+            (
+                True,
+                _key_usage(
+                    digital_signature=identity,
+                    key_agreement=agreed,
+                    key_encipherment=not identity and not agreed,
+                ),
+            ),
             (False, x509.SubjectAlternativeName([x509.UniformResourceIdentifier(address.uri)])),
             (False, x509.SubjectKeyIdentifier(key_identifier(spki))),
             (False, x509.AuthorityKeyIdentifier(subject_key_identifier(issuer), None, None)),
+            *((False, one) for one in preferences),
         ],
     )
 
@@ -160,7 +183,7 @@ def assemble(tbs: bytes, signature: bytes) -> bytes:
 
 @located
 def parse_certificate(der: bytes) -> ParsedCertificate:
-    """Return an instance's certificate that keeps the profile (rules CRT-001 to CRT-006, CRT-009)."""
+    """Return an instance's certificate that keeps the profile (rules CRT-001 to CRT-006, -009, -015)."""
     outer = asn1.decode(asn1.Certificate, der, what="The certificate")
     tbs_der = asn1.encode(outer.tbs)
     tbs = asn1.decode(asn1.TbsCertificate, tbs_der, what="The certificate")
@@ -179,6 +202,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise MalformedError("The certificate cannot be read", on=type(error).__name__) from None
     demand(not_before <= not_after, "CRT-003", "The certificate ends before it begins")
+    preferences = extensions.pop(_CAPABILITIES, None)
     demand(set(extensions) == _LEAF_EXTENSIONS, "CRT-005", "The certificate does not have exactly our extensions")
     address = _address(extensions[ExtensionOID.SUBJECT_ALTERNATIVE_NAME].value, subject)
     usage = extensions[ExtensionOID.KEY_USAGE]
@@ -188,7 +212,8 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     if kind is CertificateKind.IDENTITY:
         identity_public_key(spki)
     else:
-        kem.parse_spki(spki)
+        _check_usage(spki, usage.value)
+    said = None if preferences is None else _preferences(preferences, kind)
     ski = extensions[ExtensionOID.SUBJECT_KEY_IDENTIFIER].value
     aki = extensions[ExtensionOID.AUTHORITY_KEY_IDENTIFIER].value
     assert isinstance(ski, x509.SubjectKeyIdentifier)
@@ -209,6 +234,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
         tbs=tbs_der,
         signature_algorithm=algorithm,
         signature=outer.signature.as_bytes(),
+        capabilities=said,
     )
 
 
@@ -231,6 +257,7 @@ def common_name_of(name_der: bytes) -> str:
 
 
 _AKI = b"\x30\x16\x80\x14"  # SEQUENCE of [0] with 20 bytes (RFC 5280 §4.2.1.1)
+_CAPABILITIES = oids.SMIME_CAPABILITIES
 _LEAF_EXTENSIONS = {
     ExtensionOID.KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
@@ -286,6 +313,7 @@ def _key_usage(
     *,
     digital_signature: bool = False,
     key_encipherment: bool = False,
+    key_agreement: bool = False,
     key_cert_sign: bool = False,
     crl_sign: bool = False,
 ) -> x509.KeyUsage:
@@ -294,7 +322,7 @@ def _key_usage(
         content_commitment=False,
         key_encipherment=key_encipherment,
         data_encipherment=False,
-        key_agreement=False,
+        key_agreement=key_agreement,
         key_cert_sign=key_cert_sign,
         crl_sign=crl_sign,
         encipher_only=False,
@@ -305,9 +333,23 @@ def _key_usage(
 def _kind(usage: x509.ExtensionType) -> CertificateKind:
     if usage == _key_usage(digital_signature=True):
         return CertificateKind.IDENTITY
-    if usage == _key_usage(key_encipherment=True):
+    if usage in (_key_usage(key_encipherment=True), _key_usage(key_agreement=True)):
         return CertificateKind.ENCRYPTION
-    raise ProfileError("The key usage is neither digitalSignature nor keyEncipherment alone", rule="CRT-006")
+    raise ProfileError("The key usage is not digitalSignature, keyEncipherment or keyAgreement alone", rule="CRT-006")
+
+
+def _check_usage(spki: bytes, usage: x509.ExtensionType) -> None:
+    # RFC 9935 §5 and RFC 3279 §2.3.1 for what is encrypted to, RFC 5480 §3 for ECDH
+    agreed = isinstance(keys.parse_spki(spki)[0], EcAlgorithm)
+    fits = usage == _key_usage(key_agreement=agreed, key_encipherment=not agreed)
+    demand(fits, "CRT-006", "The key usage is not that of the key: keyAgreement for an EC key, else keyEncipherment")
+
+
+def _preferences(extension: x509.Extension[x509.ExtensionType], kind: CertificateKind) -> Capabilities:
+    good = kind is CertificateKind.ENCRYPTION and not extension.critical
+    demand(good, "CRT-005", "Capabilities are for an encryption certificate, and not critical")
+    assert isinstance(extension.value, x509.UnrecognizedExtension)
+    return parse_capabilities(extension.value.value)
 
 
 def _address(names: x509.ExtensionType, subject: bytes) -> Address:

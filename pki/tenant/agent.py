@@ -5,8 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +14,11 @@ import httpx2
 
 from pki.core import httpsig
 from pki.core.crl import Reason
-from pki.core.errors import KeymailboxError, NotFoundError, PinError, UsageError
+from pki.core.errors import NotFoundError, PinError, UsageError
 from pki.core.ids import DepositId, Fingerprint, KeyId, key_id
-from pki.core.keys import KemAlgorithm, KeyAlgorithm
+from pki.core.kem import Hkdf, KemAlgorithm
 from pki.core.keyattributes import NOTHING_SAID, KeyAttributes, of_next_version
+from pki.core.keys import KeyAlgorithm
 from pki.core.packages import OCTETS, KeyMaterial, encode_package
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import Address
@@ -42,31 +41,11 @@ from pki.tenant.records.alarms import Alarm
 from pki.tenant.records.own import OwnCertificate
 from pki.tenant.records.pins import Pin, identity_fingerprint
 from pki.tenant.records.sent import Sent
+from pki.tenant.rounds import Round as Round
 
 WAIT = 60.0
 """Seconds that a call waits for the server's workers."""
 KEY_SIZE = 32
-
-
-@dataclass
-class Round:
-    """What one round of ``run`` did; ``failed`` names each step that was stopped, and by what."""
-
-    at: datetime
-    renewed: list[OwnCertificate] = field(default_factory=list)
-    resumed: Campaign | None = None
-    received: Received = field(default_factory=Received)
-    answers: Answers = field(default_factory=Answers)
-    rewrapped: Rewrapped = field(default_factory=Rewrapped)
-    failed: list[tuple[str, KeymailboxError]] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Do one step; that it fails does not keep the round from its other steps."""
-        try:
-            yield
-        except KeymailboxError as error:
-            self.failed.append((name, error))
 
 
 def utc_now() -> datetime:
@@ -170,22 +149,25 @@ class Agent:
 
     # Certificates
 
-    def publish(self, algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE, *, wait: float = WAIT) -> OwnCertificate:
-        """Publish a new encryption key; the earlier one goes on opening what is under way."""
-        return self._certificates.finish(self._certificates.encryption_request(algorithm), wait=wait)
+    def publish(
+        self, algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE, *, kdf: Hkdf = Hkdf.SHA256, wait: float = WAIT
+    ) -> OwnCertificate:
+        """Publish a new encryption key; the earlier one opens what is under way. ``kdf``: senders' choice for a KEM."""
+        return self._certificates.finish(self._certificates.encryption_request(algorithm, kdf), wait=wait)
 
     def renew_identity(self, *, wait: float = WAIT) -> OwnCertificate:
         """Get a new certificate for the same identity key."""
         return self._certificates.finish(self._certificates.identity_request(), wait=wait)
 
     def renew_due(self, *, wait: float = WAIT) -> list[OwnCertificate]:
-        """Renew what is missing or in the last third of its life, with the algorithm that it has."""
+        """Renew what is missing or in the last third of its life, with the algorithm and preference that it has."""
         now = self._clock()
         renewed = []
         if self._certificates.due(CertificateKind.IDENTITY, now):
             renewed.append(self.renew_identity(wait=wait))
         if self._certificates.due(CertificateKind.ENCRYPTION, now):
-            renewed.append(self.publish(self._certificates.algorithm(), wait=wait))
+            algorithm, kdf = self._certificates.suite()
+            renewed.append(self.publish(algorithm, kdf=kdf, wait=wait))
         return renewed
 
     def revoke(self, fingerprint: Fingerprint, reason: Reason) -> None:
@@ -275,10 +257,17 @@ class Agent:
         *,
         purpose: str = "",
         lifetime: timedelta = LIFETIME,
+        allow_classical: bool = False,
         wait: float = WAIT,
     ) -> Campaign:
-        """Wrap a key for each recipient and deposit it; waits until the server has validated it."""
-        return self._deposits.send(name, to, purpose=purpose, lifetime=lifetime, now=self._clock(), wait=wait)
+        """Wrap a key for each recipient and deposit it; waits until the server has validated it.
+
+        For a classical key only with ``allow_classical``, remembered for wrapping again and for the next versions.
+        """
+        now, classical = self._clock(), to if allow_classical else ()
+        return self._deposits.send(
+            name, to, purpose=purpose, lifetime=lifetime, now=now, wait=wait, classical=classical
+        )
 
     def rotate_key(
         self,
@@ -289,6 +278,7 @@ class Agent:
         attributes: KeyAttributes | None = None,
         purpose: str = "",
         lifetime: timedelta = LIFETIME,
+        allow_classical: bool = False,
         wait: float = WAIT,
     ) -> Campaign:
         """Make the next version of a key of ours, and send it to all its holders but ``except_``, who are none then.
@@ -312,7 +302,14 @@ class Agent:
         said = attributes or of_next_version(old.attributes, owner=self.address, removed=removed)
         full = self.create_key(name, fresh, media_type=old.media_type, attributes=said, version=newest + 1)
         return self._deposits.send(
-            full, holders, purpose=purpose, lifetime=lifetime, now=self._clock(), wait=wait, removed=removed
+            full,
+            holders,
+            purpose=purpose,
+            lifetime=lifetime,
+            now=self._clock(),
+            wait=wait,
+            removed=removed,
+            classical=holders if allow_classical else self._deposits.classical(full),
         )
 
     def sent(self, name: str | None = None) -> list[Sent]:

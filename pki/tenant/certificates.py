@@ -7,11 +7,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from pki.core import envelope, oids
+from pki.core.capabilities import prefer
 from pki.core.certificates import VerifiedCertificate, check_listed, proof_of_decryption
 from pki.core.crl import Reason
 from pki.core.errors import CertificateError, NotFoundError, ProfileError, UnavailableError
 from pki.core.ids import Fingerprint, RequestId, request_id
-from pki.core.keys import KemAlgorithm, KeyAlgorithm, parse_spki
+from pki.core.kem import Hkdf, KemAlgorithm
+from pki.core.keys import KeyAlgorithm
 from pki.core.keys import spki as key_spki
 from pki.core.requests import Statement, encryption_request, identity_request, parse_request
 from pki.core.revocations import compose_revocation
@@ -64,8 +66,12 @@ class Certificates:
         )
         return self._write_down(CertificateKind.IDENTITY, der, b"")
 
-    def encryption_request(self, algorithm: KeyAlgorithm) -> OwnRequest:
-        """Return a request for an encryption certificate: the one under way, or one for a new key, written down."""
+    def encryption_request(self, algorithm: KeyAlgorithm, kdf: Hkdf = Hkdf.SHA256) -> OwnRequest:
+        """Return a request for an encryption certificate: the one under way, or one for a new key, written down.
+
+        ``kdf`` is what others shall derive with; AlgorithmError when ``algorithm`` has no such choice.
+        """
+        preferred = prefer(algorithm, kdf)
         open_request = self._under_way(CertificateKind.ENCRYPTION)
         if open_request is not None:
             return open_request
@@ -80,6 +86,7 @@ class Certificates:
             sign=self._holder.sign,
             signing_time=self._clock(),
             algorithm=self._holder.identity_public().algorithm,
+            capabilities=preferred,
         )
         return self._write_down(CertificateKind.ENCRYPTION, der, key.ski)
 
@@ -115,10 +122,13 @@ class Certificates:
             )
         return found
 
-    def algorithm(self) -> KeyAlgorithm:
-        """Return what our encryption key is for: that of the active certificate, else the default."""
+    def suite(self) -> tuple[KeyAlgorithm, Hkdf]:
+        """Return what our encryption key is for and prefers: that of the active certificate, else the default."""
         found = self._journal.own.active(CertificateKind.ENCRYPTION.value)
-        return KemAlgorithm.COMPOSITE if found is None else parse_spki(parse_certificate(found.der).spki)[0]
+        if found is None:
+            return KemAlgorithm.COMPOSITE, Hkdf.SHA256
+        parsed = parse_certificate(found.der)
+        return parsed.key_algorithm, parsed.capabilities.kdf if parsed.capabilities else Hkdf.SHA256
 
     def due(self, kind: CertificateKind, now: datetime) -> bool:
         """Say whether a certificate should be renewed: missing, or in the last third of its life."""

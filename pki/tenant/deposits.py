@@ -27,7 +27,7 @@ from pki.tenant.journal import Journal
 from pki.tenant.messages import DepositView
 from pki.tenant.ports import KeyHolder, KeyName
 from pki.tenant.records.sent import FAILED, PLANNED, PREPARED, Sent
-from pki.tenant.wrap import wrap
+from pki.tenant.wrap import check_allowed, wrap
 
 LIFETIME = timedelta(days=30)
 MAX_LIFETIME = timedelta(days=90)
@@ -94,10 +94,11 @@ class Deposits:
         now: datetime,
         wait: float = 0,
         removed: Sequence[Address] = (),
+        classical: Collection[Address] = (),
     ) -> Campaign:
         """Send one version of a key to each recipient; what fails for one does not keep it from the others.
 
-        ``removed`` are no holders any more.
+        ``removed`` are no holders any more. Only for those in ``classical`` may the key be of EC or RSA.
         What could not be handed over because the server was away stays in the journal for ``resume``.
         """
         if not timedelta(minutes=1) <= lifetime <= MAX_LIFETIME:
@@ -109,7 +110,7 @@ class Deposits:
         if distribution is not None and distribution.not_after is not None:
             # What nobody may take any more has no place in a mailbox.
             expires = min(expires, distribution.not_after)
-        plans = [self._planned(name, recipient, purpose, expires, now) for recipient in recipients]
+        plans = [self._planned(name, one, purpose, expires, now, classical=one in classical) for one in recipients]
         self._journal.sent.plan(plans, name=name, removed=removed)
         campaign = Campaign(name)
         for one in plans:
@@ -141,6 +142,10 @@ class Deposits:
                 raise UsageError("This key was not sent there", on=text, hint=f"kmb key show {name.key_id}")
         removed = [one for one in everybody if str(one) in leave_out or one.tenant in leave_out]
         return [one for one in everybody if one not in removed], removed
+
+    def classical(self, name: KeyName) -> set[Address]:
+        """Return the recipients of a key for whom the sender allowed a key of EC or RSA the last time."""
+        return self._journal.sent.classical(name.owner, name.key_id)
 
     def rewrap(self, now: datetime) -> Rewrapped:
         """Wrap quarantined deposits again, for the certificate that came after the revoked one."""
@@ -174,11 +179,14 @@ class Deposits:
         if following is None or following.state in (FAILED, "rejected"):
             # Looked up before planning: without a new certificate there is nothing to plan.
             peer = self._directory.look_up(old.recipient, now)
-            if self._directory.encryption_of(peer).parsed.fingerprint == old.certificate:
+            certificate = self._directory.encryption_of(peer)
+            if certificate.parsed.fingerprint == old.certificate:
                 raise NotFoundError("The recipient has no new certificate yet", on=str(old.recipient))
-            plan = replace(
-                self._planned(old.name, old.recipient, old.purpose, old.expires_at, now), supersedes=old.deposit_id
+            check_allowed(old, certificate)
+            plan = self._planned(
+                old.name, old.recipient, old.purpose, old.expires_at, now, classical=old.allow_classical
             )
+            plan = replace(plan, supersedes=old.deposit_id)
             self._journal.sent.plan([plan])
             following = self._journal.sent.replacing(old.deposit_id) or plan
         delivery = self._deliver(following, now, 0)
@@ -259,5 +267,8 @@ class Deposits:
             after = following
 
     @staticmethod
-    def _planned(name: KeyName, recipient: Address, purpose: str, expires: datetime, now: datetime) -> Sent:
-        return Sent(deposit_id(secrets.token_bytes(16)), recipient, name, purpose, expires, now)
+    def _planned(
+        name: KeyName, recipient: Address, purpose: str, expires: datetime, now: datetime, *, classical: bool
+    ) -> Sent:
+        identifier = deposit_id(secrets.token_bytes(16))
+        return Sent(identifier, recipient, name, purpose, expires, now, allow_classical=classical)

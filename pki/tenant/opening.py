@@ -21,16 +21,17 @@ from pki.core.errors import (
     WrongPartyError,
 )
 from pki.core.ids import DepositId
-from pki.core.keys import KeyAlgorithm
+from pki.core.keys import KeyAlgorithm, RsaAlgorithm
 from pki.core.policy import check_handover, verify_deposit
 from pki.core.receipts import ReceiptKind, RefusalReason, compose_receipt, compose_refusal
 from pki.core.tenants import Address
-from pki.core.x509 import CertificateKind
+from pki.core.x509 import CertificateKind, parse_certificate
 from pki.tenant.certificates import Certificates
 from pki.tenant.directory import Directory, Peer
 from pki.tenant.journal import Journal
 from pki.tenant.messages import DepositView
 from pki.tenant.ports import KeyHolder, KeyName
+from pki.tenant.records.own import OwnCertificate
 from pki.tenant.records.seen import Seen
 
 MAX_DEPOSIT = 64 * 1024 * 1024
@@ -144,7 +145,17 @@ class Opener:
         openable = {ski for ski in self._holder.encryption_skis() if ski in own}
         try:
             verified = verify_deposit(
-                deposit, sender=peer.identity, crl=peer.crl, recipient_skis=openable, now=now, max_age=None
+                deposit,
+                sender=peer.identity,
+                crl=peer.crl,
+                recipient_skis=openable,
+                sha1_skis={
+                    one.ski
+                    for one in deposit.envelope.recipients
+                    if one.algorithm is RsaAlgorithm.OAEP_SHA1 and one.ski in openable and _asks_for_sha1(own[one.ski])
+                },
+                now=now,
+                max_age=None,
             )
         except StaleError as error:
             # From the future: one of the two clocks is wrong, and that passes.
@@ -182,6 +193,10 @@ class Opener:
         except KeymailboxError as error:
             # A holder that is locked or away says nothing about the deposit.
             raise HoldError(error) from error
+
+
+def _asks_for_sha1(one: OwnCertificate) -> bool:
+    return parse_certificate(one.der).key_algorithm is RsaAlgorithm.OAEP_SHA1
 
 
 def _is_altered(error: KeymailboxError) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from pki.core.certificates import VerifiedCertificate
 from pki.core.deposits import Context, compose
+from pki.core.errors import AlgorithmError
 from pki.core.packages import KeyMaterial
 from pki.core.policy import check_handover
 from pki.core.tenants import Address
@@ -24,6 +25,18 @@ class Wrapped:
     certificate: str
 
 
+def check_allowed(one: Sent, certificate: VerifiedCertificate) -> None:
+    """Raise AlgorithmError when the recipient's key is of EC or RSA and the sender has not allowed that for it."""
+    algorithm = certificate.recipient.algorithm
+    if algorithm.classical and not one.allow_classical:
+        raise AlgorithmError(
+            "The recipient's key can be opened by a quantum computer, and this was not allowed",
+            on=f"{one.recipient}, {algorithm.title}",
+            hint=f"ask {one.recipient.tenant} for: kmb cert renew; or: kmb key send {one.name.key_id}"
+            f" --to {one.recipient} --allow-classical",
+        )
+
+
 def wrap(
     one: Sent,
     material: KeyMaterial,
@@ -35,6 +48,7 @@ def wrap(
     now: datetime,
 ) -> Wrapped:
     """Wrap ``material`` for one certificate. The caller got that from ``Directory.look_up``, which checked it."""
+    check_allowed(one, certificate)
     check_handover(material, recipient=one.recipient, now=now)
     context = Context(
         sender=sender,

@@ -129,6 +129,24 @@ def test_certificates_by_typing(room: Room, tmp_path: Path) -> None:
     room.globex.type("cert", "renew", "--kind", "identity")
 
 
+def test_classical_keys_by_typing(room: Room) -> None:
+    """Published on purpose, sent to on purpose, and left again for a KEM with a preference."""
+    assert room.globex.read("cert", "renew", "--algorithm", "p-256")["algorithm"] == "ECDH P-256"
+    room.acme.type("key", "create", "classical")
+    refused = room.acme.type("key", "send", "classical", "--to", "globex/main", fine=output.CHECK_FAILED)
+    assert "--allow-classical" in refused.output
+    (sent,) = room.acme.read("key", "send", "classical", "--to", "globex/main", "--allow-classical")
+    assert sent["state"] == "available"
+    (again,) = room.acme.read("key", "rotate", "classical")
+    assert again["version"] == 2
+    assert [one["answer"] for one in room.globex.read("mailbox", "receive")] == ["receipt", "receipt"]
+    room.globex.type("cert", "renew", "--algorithm", "rsa-1024", fine=output.USAGE)
+    room.globex.type("cert", "renew", "--kdf", "md5", fine=output.USAGE)
+    room.globex.type("cert", "renew", "--kdf", "hkdf-sha384")
+    assert room.globex.read("cert", "show")["key_derivation"] == "HKDF-SHA384"
+    room.globex.type("cert", "renew")
+
+
 def test_peers_by_typing(room: Room) -> None:
     """Show pins, verify confirms by fingerprint, a wrong one is a failed check."""
     told = room.globex.read("whoami")["identity"]

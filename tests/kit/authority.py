@@ -10,12 +10,14 @@ from functools import cached_property, lru_cache
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
-from pki.core import certificates, crl, deposits, kem, requests, signatures, signers, x509
+from pki.core import certificates, crl, deposits, kem, keys, requests, signatures, signers, x509
+from pki.core.capabilities import Capabilities, prefer
 from pki.core.certificates import VerifiedCertificate
 from pki.core.crl import Crl, Reason, Revoked
 from pki.core.envelope import Recipient
 from pki.core.ids import KeyId
-from pki.core.kem import KemAlgorithm
+from pki.core.kem import Hkdf
+from pki.core.keys import EcAlgorithm, KemAlgorithm, KeyAlgorithm, RsaAlgorithm
 from pki.core.packages import KeyMaterial
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.signers import SigningKey
@@ -38,6 +40,12 @@ def signing_key(seed: int, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML
 def new_signing_key(algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> SigningKey:
     """Return a new key."""
     return signers.load(algorithm, signers.generate(algorithm))
+
+
+@lru_cache(maxsize=8)
+def rsa_key(number: int) -> bytes:
+    """Return the same RSA key for the same number, in one run: they are slow to make."""
+    return keys.generate(RsaAlgorithm.OAEP_SHA256)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class Authority:
         serial: int = 1000,
         not_before: datetime = NOW - timedelta(hours=1),
         not_after: datetime = NOW + 365 * DAY,
+        capabilities: Capabilities | None = None,
     ) -> bytes:
         """Return a certificate."""
         tbs = x509.tbs_certificate(
@@ -105,6 +114,7 @@ class Authority:
             not_before=not_before,
             not_after=not_after,
             kind=kind,
+            capabilities=capabilities.der if capabilities else None,
         )
         return x509.assemble(tbs, self.key.sign(tbs))
 
@@ -135,9 +145,10 @@ class Party:
     authority: Authority
     address: Address
     seed: int
-    algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE
+    algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE
     requested: datetime = NOW - timedelta(hours=1)
     identity: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65
+    kdf: Hkdf = Hkdf.SHA256
 
     @cached_property
     def key(self) -> SigningKey:
@@ -152,12 +163,20 @@ class Party:
     @property
     def private(self) -> bytes:
         """The encryption key."""
-        return bytes([self.seed]) * self.algorithm.private_size
+        if isinstance(self.algorithm, RsaAlgorithm):
+            return rsa_key(self.seed)
+        size = self.algorithm.size if isinstance(self.algorithm, EcAlgorithm) else self.algorithm.private_size
+        return bytes([self.seed]) * size
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What the owner of the encryption key prefers."""
+        return prefer(self.algorithm, self.kdf)
 
     @cached_property
     def kem_spki(self) -> bytes:
         """The encryption key's SubjectPublicKeyInfo."""
-        return kem.spki(self.algorithm, kem.public_from_private(self.algorithm, self.private))
+        return keys.spki(self.algorithm, keys.public_from_private(self.algorithm, self.private))
 
     @cached_property
     def identity_request(self) -> bytes:
@@ -187,12 +206,19 @@ class Party:
             sign=self.key.sign,
             signing_time=self.requested,
             algorithm=self.identity,
+            capabilities=self.capabilities,
         )
 
     @cached_property
     def encryption_der(self) -> bytes:
         """The encryption certificate."""
-        return self.authority.issue(self.address, self.kem_spki, CertificateKind.ENCRYPTION, serial=self.seed * 10 + 1)
+        return self.authority.issue(
+            self.address,
+            self.kem_spki,
+            CertificateKind.ENCRYPTION,
+            serial=self.seed * 10 + 1,
+            capabilities=self.capabilities,
+        )
 
     @cached_property
     def ski(self) -> bytes:
@@ -207,11 +233,12 @@ class Party:
     @property
     def recipient(self) -> Recipient:
         """Whom others wrap for."""
-        return Recipient(self.kem_ski, self.algorithm, kem.public_from_private(self.algorithm, self.private))
+        public = keys.public_from_private(self.algorithm, self.private)
+        return Recipient(self.kem_ski, self.algorithm, public, self.kdf)
 
-    def decapsulate(self, algorithm: KemAlgorithm, ciphertext: bytes) -> bytes:
-        """Return the shared secret with the encryption key."""
-        return kem.decapsulate(algorithm, self.private, ciphertext)
+    def decapsulate(self, algorithm: KeyAlgorithm, ciphertext: bytes) -> bytes:
+        """Return what the encryption key recovers."""
+        return keys.recover(algorithm, self.private, ciphertext)
 
     def verified(self, kind: CertificateKind = CertificateKind.IDENTITY, *, now: datetime = NOW) -> VerifiedCertificate:
         """Return one of the certificates with every check passed."""
@@ -260,7 +287,7 @@ def authority() -> Authority:
 
 
 @lru_cache(maxsize=4)
-def acme(algorithm: KemAlgorithm = KemAlgorithm.COMPOSITE) -> Party:
+def acme(algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE) -> Party:
     """Return acme/eu-west."""
     return Party(authority(), parse_address("acme/eu-west"), 11, algorithm)
 

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from pki.core import kem, oids
+from pki.core import envelope, kem, keys, oids
 from pki.core.errors import AlgorithmError, ConflictError, NotFoundError, UnwrapError
 from pki.core.ids import KeyId
 from pki.core.kem import KemAlgorithm
@@ -107,11 +107,27 @@ class HolderContract:
         ciphertext, shared = kem.encapsulate(algorithm, key.public_key)
         assert again.decapsulate(key.ski, algorithm, ciphertext) == shared
 
+    @pytest.mark.parametrize("algorithm", [one for one in keys.ALGORITHMS.values() if one.classical])
+    def test_classical_encryption_keys_open(
+        self, holder: KeyHolder, again: KeyHolder, algorithm: keys.KeyAlgorithm
+    ) -> None:
+        """A key of EC gives the secret that both agree on, one of RSA the content key; bad bytes are refused."""
+        key = holder.create_encryption(algorithm)
+        assert key.ski == kem.ski(keys.spki(algorithm, key.public_key))
+        assert list(again.encryption_skis()) == [key.ski]
+        wrapped = envelope.wrap(b"content", oids.DATA, [envelope.Recipient(key.ski, algorithm, key.public_key)])
+        parsed = envelope.parse(wrapped)
+        opened = envelope.unwrap(parsed, key.ski, lambda alg, sent: again.decapsulate(key.ski, alg, sent))
+        assert opened == b"content"
+        for bad in (b"", b"\4" * 65, bytes(384)):
+            with pytest.raises(UnwrapError):
+                again.decapsulate(key.ski, algorithm, bad)
+
     def test_earlier_encryption_keys_stay(self, holder: KeyHolder) -> None:
         """Renewal makes one more key, and takes none away."""
-        keys = [holder.create_encryption(KemAlgorithm.COMPOSITE) for _ in range(2)]
-        assert sorted(holder.encryption_skis()) == sorted(key.ski for key in keys)
-        for key in keys:
+        made = [holder.create_encryption(KemAlgorithm.COMPOSITE) for _ in range(2)]
+        assert sorted(holder.encryption_skis()) == sorted(key.ski for key in made)
+        for key in made:
             ciphertext, shared = kem.encapsulate(key.algorithm, key.public_key)
             assert holder.decapsulate(key.ski, key.algorithm, ciphertext) == shared
 

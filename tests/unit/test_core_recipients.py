@@ -373,7 +373,7 @@ def test_read_says_why_a_recipient_cannot_be_used(word: str, der: bytes) -> None
     assert [one.ski for one in parsed.recipients] == [ours.ski]
 
 
-@pytest.mark.parametrize("oid", [oids.ECDH_SHA256, oids.ECDH_SHA384, oids.ECDH_SHA512])
+@pytest.mark.parametrize("oid", [oids.ECDH_SHA256, oids.ECDH_SHA384, oids.ECDH_SHA512, oids.COFACTOR_ECDH_SHA256])
 @pytest.mark.parametrize("named", [None, P_256, asn1.Null()])
 def test_read_takes_key_agreements_of_others(oid: Any, named: Any) -> None:
     """To read, the hash need not be the curve's, the curve may be named, and several may share one ephemeral key."""

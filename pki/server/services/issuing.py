@@ -310,6 +310,7 @@ def _tbs(signer: CaSigner, request: VerifiedRequest, serial: int, start: datetim
         not_before=start,
         not_after=end,
         kind=request.kind,
+        capabilities=request.capabilities.der if request.capabilities else None,
     )
 
 

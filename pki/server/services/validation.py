@@ -13,6 +13,7 @@ from pki.core.deposits import DepositState, UnverifiedDeposit, parse_deposit
 from pki.core.errors import ConflictError, KeymailboxError, RevokedError, WrongPartyError
 from pki.core.events import Event, EventType
 from pki.core.ids import DepositId, Fingerprint
+from pki.core.keys import RsaAlgorithm
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind
 from pki.server.ports import CaChain, DepositRecord, NewDeposit
@@ -151,12 +152,17 @@ def _judge(record: DepositRecord, keys: _Keys, deps: Deps, now: datetime) -> _So
         sender=sender_proof,
         crl=None,  # the certificate's own row says whether it is revoked, sooner than a list
         recipient_skis={recipient_proof.parsed.ski},
+        sha1_skis={recipient_proof.parsed.ski} if _asks_for_sha1(recipient_proof) else (),
         now=now,
         max_lifetime=deps.settings.deposit_max_lifetime,
         # A deposit does not grow old while it waits for us.
         max_age=policy.MAX_AGE_AT_DEPOSIT + (now - record.received_at),
     )
     return _Sound(recipient.fingerprint, sender.fingerprint)
+
+
+def _asks_for_sha1(certificate: VerifiedCertificate) -> bool:
+    return certificate.recipient.algorithm is RsaAlgorithm.OAEP_SHA1
 
 
 def _check_row(record: DepositRecord, deposit: UnverifiedDeposit) -> None:

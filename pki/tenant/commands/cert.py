@@ -12,10 +12,12 @@ from pki.tenant import output
 from pki.tenant.commands.shared import Json, Wait, open_agent
 
 if TYPE_CHECKING:
-    from pki.core.kem import KemAlgorithm
+    from pki.core.kem import Hkdf
+    from pki.core.keys import KeyAlgorithm
     from pki.tenant.agent import Agent
     from pki.tenant.records.own import OwnCertificate
 
+ALGORITHM_HELP = "composite, ml-kem-768, ml-kem-1024; classical: p-256, p-384, rsa-3072, rsa-oaep-sha1."
 app = typer.Typer(help="Your own certificates.", no_args_is_help=True)
 _REASONS = {
     "unspecified": "UNSPECIFIED",
@@ -43,6 +45,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one certificate. Example: [bold]kmb cert show --out mine.pem[/bold]"""
+    from pki.core.kem import Hkdf
     from pki.core.x509 import parse_certificate
 
     with open_agent() as agent:
@@ -50,31 +53,40 @@ def show(
         if out is not None:
             _write_pem(out, one.der)
         parsed = parse_certificate(one.der)
-        more = {
+        more: dict[str, object] = {
             "address": str(parsed.address),
             "serial": f"{parsed.serial:x}",
             "key_identifier": parsed.ski.hex(),
             "valid_from": one.not_before,
         }
+        if one.kind == "encryption" and not parsed.key_algorithm.classical:
+            more["key_derivation"] = (parsed.capabilities.kdf if parsed.capabilities else Hkdf.SHA256).title
         output.show_record(_row(one) | more, as_json=as_json)
 
 
 @app.command()
 def renew(
     kind: Annotated[str, typer.Option("--kind", help="encryption or identity.")] = "encryption",
-    algorithm: Annotated[str, typer.Option("--algorithm", help="composite, ml-kem-768 or ml-kem-1024.")] = "composite",
+    algorithm: Annotated[str, typer.Option("--algorithm", help=ALGORITHM_HELP)] = "composite",
+    kdf: Annotated[
+        str, typer.Option("--kdf", help="What senders derive with, for a KEM: hkdf-sha256, hkdf-sha384, hkdf-sha512.")
+    ] = "hkdf-sha256",
     wait: Wait = 60,
     as_json: Json = False,
 ) -> None:
     """Publish a new encryption key, or renew the identity's certificate. Old keys go on opening what is under way.
 
+    To a classical key (p-256, p-384, rsa-3072, rsa-oaep-sha1) only those send who allow it for you.
+
     Example: [bold]kmb cert renew[/bold]
     """
-    chosen = kem_algorithm(algorithm)
+    chosen, preferred = key_algorithm(algorithm), _kdf(kdf)
     if kind not in ("encryption", "identity"):
         raise UsageError("There is no such kind of certificate", on=kind, hint="kmb cert renew --kind encryption")
     with open_agent() as agent:
-        one = agent.publish(chosen, wait=wait) if kind == "encryption" else agent.renew_identity(wait=wait)
+        one = (
+            agent.publish(chosen, kdf=preferred, wait=wait) if kind == "encryption" else agent.renew_identity(wait=wait)
+        )
         output.show_record(_row(one), as_json=as_json)
 
 
@@ -100,14 +112,22 @@ def revoke(
             output.note("Nobody can send to you now. Publish a new key: kmb cert renew")
 
 
-def kem_algorithm(text: str) -> KemAlgorithm:
+def key_algorithm(text: str) -> KeyAlgorithm:
     """Return the algorithm that an option names."""
-    from pki.core.kem import KemAlgorithm
+    from pki.core.keys import ALGORITHMS
 
-    try:
-        return KemAlgorithm[text.upper().replace("-", "_")]
-    except KeyError:
-        raise UsageError("There is no such algorithm", on=text, hint="--algorithm composite") from None
+    if text not in ALGORITHMS:
+        raise UsageError("There is no such algorithm", on=text, hint=f"--algorithm {' | '.join(ALGORITHMS)}")
+    return ALGORITHMS[text]
+
+
+def _kdf(text: str) -> Hkdf:
+    from pki.core.kem import Hkdf
+
+    known = {one.label: one for one in Hkdf}
+    if text not in known:
+        raise UsageError("There is no such key derivation", on=text, hint=f"--kdf {' | '.join(known)}")
+    return known[text]
 
 
 def _find(agent: Agent, beginning: str) -> OwnCertificate:
@@ -124,12 +144,11 @@ def _find(agent: Agent, beginning: str) -> OwnCertificate:
 
 
 def _row(one: OwnCertificate) -> dict[str, object]:
-    from pki.core.keys import parse_spki
     from pki.core.signatures import load
     from pki.core.x509 import parse_certificate
 
-    spki = parse_certificate(one.der).spki
-    algorithm = (parse_spki(spki)[0] if one.kind == "encryption" else load(spki).algorithm).title
+    parsed = parse_certificate(one.der)
+    algorithm = parsed.key_algorithm.title if one.kind == "encryption" else load(parsed.spki).algorithm.title
     return {
         "fingerprint": one.fingerprint,
         "kind": one.kind,

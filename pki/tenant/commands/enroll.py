@@ -11,6 +11,7 @@ import typer
 
 from pki.core.errors import UsageError
 from pki.tenant import output
+from pki.tenant.commands.cert import ALGORITHM_HELP
 from pki.tenant.commands.shared import Json, Wait
 
 
@@ -33,7 +34,7 @@ def enroll(
     root: Annotated[
         str, typer.Option("--root", help="SHA-256 of the root certificate, as the operator told you.", metavar="HEX")
     ] = "",
-    algorithm: Annotated[str, typer.Option("--algorithm", help="composite, ml-kem-768 or ml-kem-1024.")] = "composite",
+    algorithm: Annotated[str, typer.Option("--algorithm", help=ALGORITHM_HELP)] = "composite",
     identity: Annotated[
         str,
         typer.Option("--identity", help="The identity key: ml-dsa-65, ml-dsa-87, ml-dsa-44, p-256, p-384 or ed25519."),
@@ -49,7 +50,7 @@ def enroll(
     from pki.core.signatures import named
     from pki.core.tenants import parse_address
     from pki.tenant.agent import Agent
-    from pki.tenant.commands.cert import kem_algorithm
+    from pki.tenant.commands.cert import key_algorithm
     from pki.tenant.enrolment import Invitation, read_invitation
 
     if invitation is not None:
@@ -67,7 +68,7 @@ def enroll(
         passphrase_file=passphrase_file,
         root_fingerprint=root or None,
         allow_http=allow_http,
-        algorithm=kem_algorithm(algorithm),
+        algorithm=key_algorithm(algorithm),
         identity=named(identity),
         wait=wait,
         progress=lambda done, on: output.note(f"  {done}: {on}"),

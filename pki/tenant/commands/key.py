@@ -26,6 +26,9 @@ MediaType = Annotated[str, typer.Option("--media-type", help="What the key mater
 Version = Annotated[int, typer.Option("--version", help="Which version. Default: the newest.", min=0)]
 Owner = Annotated[str, typer.Option("--owner", help="Whose key it is, when several have one of this name.")]
 Purpose = Annotated[str, typer.Option("--purpose", help="What it is for; stands in the report.")]
+Classical = Annotated[
+    bool, typer.Option("--allow-classical", help="Wrap even for a key that a quantum computer opens (EC, RSA).")
+]
 Days = Annotated[float, typer.Option("--days", help="How long the recipient may take, up to 90.")]
 
 
@@ -124,6 +127,7 @@ def send(
     owner: Owner = "",
     purpose: Purpose = "",
     days: Days = 30,
+    allow_classical: Classical = False,
     wait: Wait = 60,
     as_json: Json = False,
 ) -> None:
@@ -141,9 +145,15 @@ def send(
         else:
             holder = parse_address(owner) if owner else None
             full = agent.find_key(name, version=version or None, owner=holder)
-        _report(
-            agent.send_key(full, recipients, purpose=purpose, lifetime=timedelta(days=days), wait=wait), as_json=as_json
+        campaign = agent.send_key(
+            full,
+            recipients,
+            purpose=purpose,
+            lifetime=timedelta(days=days),
+            allow_classical=allow_classical,
+            wait=wait,
         )
+        _report(campaign, as_json=as_json)
 
 
 @app.command()
@@ -155,6 +165,7 @@ def rotate(
     file: In = None,
     purpose: Purpose = "",
     days: Days = 30,
+    allow_classical: Classical = False,
     wait: Wait = 60,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +176,13 @@ def rotate(
     material = read_material(file) if file else None
     with open_agent() as agent:
         campaign = agent.rotate_key(
-            name, except_=except_ or (), key=material, purpose=purpose, lifetime=timedelta(days=days), wait=wait
+            name,
+            except_=except_ or (),
+            key=material,
+            purpose=purpose,
+            lifetime=timedelta(days=days),
+            allow_classical=allow_classical,
+            wait=wait,
         )
         _report(campaign, as_json=as_json)
 

@@ -13,7 +13,7 @@ from typing import Any
 from pki.core.errors import SettingsError, UnavailableError
 from pki.tenant import disk
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = (
     "CREATE TABLE pins (address TEXT PRIMARY KEY, identity_key BLOB NOT NULL, how TEXT NOT NULL,"
     " pinned_at TEXT NOT NULL)",
@@ -27,7 +27,7 @@ _SCHEMA = (
     "CREATE TABLE sent (deposit_id TEXT PRIMARY KEY, recipient TEXT NOT NULL, owner TEXT NOT NULL,"
     " key_id TEXT NOT NULL, key_version INTEGER NOT NULL, purpose TEXT NOT NULL, expires_at TEXT NOT NULL,"
     " state TEXT NOT NULL, body BLOB, sha512 BLOB, certificate TEXT, detail TEXT NOT NULL, supersedes TEXT,"
-    " receipt BLOB, planned_at TEXT NOT NULL, prepared_at TEXT)",
+    " receipt BLOB, planned_at TEXT NOT NULL, prepared_at TEXT, allow_classical INTEGER NOT NULL DEFAULT 0)",
     "CREATE INDEX sent_by_key ON sent (owner, key_id, key_version)",
     "CREATE INDEX sent_by_state ON sent (state)",
     "CREATE UNIQUE INDEX sent_once_instead ON sent (supersedes) WHERE state NOT IN ('failed', 'rejected')",
@@ -41,6 +41,8 @@ _SCHEMA = (
     "CREATE TABLE alarms (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL,"
     " raised_at TEXT NOT NULL, seen_at TEXT, UNIQUE (kind, subject))",
 )
+_UPGRADES = {1: "ALTER TABLE sent ADD COLUMN allow_classical INTEGER NOT NULL DEFAULT 0"}
+"""What makes the next version of an earlier one; each adds, so that nothing that was written is lost."""
 
 Row = tuple[Any, ...]
 
@@ -63,6 +65,9 @@ class Database:
                 if version == 0:
                     for statement in _SCHEMA:
                         db.execute(statement)
+                for earlier in range(version or _VERSION, _VERSION):
+                    db.execute(_UPGRADES[earlier])
+                if version < _VERSION:
                     db.execute(f"PRAGMA user_version = {_VERSION}")
         except sqlite3.DatabaseError as error:
             raise SettingsError("The journal cannot be opened", on=f"{path}: {error}", hint=hint) from None

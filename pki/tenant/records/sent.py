@@ -19,7 +19,7 @@ NOT_HELD = frozenset({FAILED, "rejected", "refused", "withdrawn", "expired"})
 
 _COLUMNS = (
     "SELECT deposit_id, recipient, owner, key_id, key_version, purpose, expires_at, planned_at, supersedes, state,"
-    " detail, body, sha512, certificate, receipt, prepared_at FROM sent"
+    " detail, body, sha512, certificate, receipt, prepared_at, allow_classical FROM sent"
 )
 
 
@@ -41,6 +41,8 @@ class Sent:
     certificate: str | None = None
     receipt: bytes | None = None
     prepared_at: datetime | None = None
+    allow_classical: bool = False
+    """The sender takes for this recipient a key that a quantum computer opens."""
 
 
 class SentDeposits:
@@ -62,7 +64,8 @@ class SentDeposits:
                 )
             db.executemany(
                 "INSERT INTO sent (deposit_id, recipient, owner, key_id, key_version, purpose, expires_at, planned_at,"
-                " supersedes, state, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned', '') ON CONFLICT DO NOTHING",
+                " supersedes, allow_classical, state, detail)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned', '') ON CONFLICT DO NOTHING",
                 [
                     (
                         one.deposit_id,
@@ -74,6 +77,7 @@ class SentDeposits:
                         time_text(one.expires_at),
                         time_text(one.planned_at),
                         one.supersedes,
+                        int(one.allow_classical),
                     )
                     for one in deposits
                 ],
@@ -122,6 +126,11 @@ class SentDeposits:
         rows = self._db.all(f"{_COLUMNS} WHERE owner = ? AND key_id = ? ORDER BY rowid", str(owner), key_id)
         return [_sent(row) for row in rows]
 
+    def classical(self, owner: Address, key_id: KeyId) -> set[Address]:
+        """Return the recipients for whom the newest deposit of a key may be wrapped classically."""
+        newest = {one.recipient: one.allow_classical for one in self.of_key(owner, key_id)}
+        return {recipient for recipient, allowed in newest.items() if allowed}
+
     def holders(self, owner: Address, key_id: KeyId) -> list[Address]:
         """Return who has, or is getting, any version of a key, and was not removed since."""
         rows = self._db.all(
@@ -141,7 +150,7 @@ class SentDeposits:
 
 def _sent(row: Row) -> Sent:
     deposit, recipient, owner, key, version, purpose, expires, planned, supersedes, *rest = row
-    state, detail, body, sha512, certificate, receipt, prepared = rest
+    state, detail, body, sha512, certificate, receipt, prepared, classical = rest
     return Sent(
         deposit_id=DepositId(deposit),
         recipient=parse_address(recipient),
@@ -157,4 +166,5 @@ def _sent(row: Row) -> Sent:
         certificate=certificate,
         receipt=receipt,
         prepared_at=text_time(prepared) if prepared else None,
+        allow_classical=bool(classical),
     )

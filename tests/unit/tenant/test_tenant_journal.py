@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def deposit(number: int, to: object = GLOBEX, version: int = 1, **changes: objec
 def seen(number: int, sequence: int, kind: str = "receipt") -> Seen:
     """A decision."""
     return Seen(DepositId(f"{number:032x}"), sequence, ACME, b"digest", kind, "", b"answer")
+
+
+def test_a_journal_of_the_first_release_is_read(tmp_path: Path) -> None:
+    """What was sent before there were classical keys was allowed for none; the next one may be."""
+    path = tmp_path / "journal.sqlite"
+    with closing(Journal(path)) as journal:
+        journal.sent.plan([deposit(1)])
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE sent DROP COLUMN allow_classical")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    with closing(Journal(path)) as journal:
+        journal.sent.plan([deposit(2, INITECH, allow_classical=True)])
+        assert [one.allow_classical for one in journal.sent.all()] == [False, True]
+        assert journal.sent.classical(ACME, KEY) == {INITECH}
 
 
 def test_it_is_for_the_owner_alone_and_durable(journal: Journal, tmp_path: Path) -> None:
