@@ -25,10 +25,12 @@ from pki.core import (
     signing,
 )
 from pki.core.agreement import SharedInfo
+from pki.core.capabilities import parse_capabilities
 from pki.core.crl import Reason
 from pki.core.entities import entity
 from pki.core.errorcodes import NUMBERED
 from pki.core.ids import fingerprint
+from pki.core.kem import Hkdf
 from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
 from pki.core.keys import EcAlgorithm, KemAlgorithm
 from pki.core.packages import PKCS8, KeyMaterial, encode_package
@@ -229,6 +231,14 @@ def test_what_the_key_agreement_is_told_is_the_modules(ukm: bytes | None) -> Non
     der = asn1.encode(SharedInfo(key_info=wrap, ukm=ukm, length=(256).to_bytes(4, "big")))
     value = through("ECC-CMS-SharedInfoProfile", der)
     assert (value.get("entityUInfo"), value["suppPubInfo"].hex()) == (ukm, "00000100")
+
+
+def test_preferences_are_read_as_the_module_writes_them() -> None:
+    """Preferences that the module writes are the code's; the first HKDF counts."""
+    listed = [{"algorithm": oid.dotted_string} for oid in (oids.DATA, oids.HKDF_SHA512, oids.HKDF_SHA256)]
+    said = parse_capabilities(compiled().encode("SMIMECapabilitiesProfile", listed, check_constraints=True))
+    assert said.kdf is Hkdf.SHA512
+    assert through("SMIMECapabilitiesProfile", said.der) == listed
 
 
 def test_a_receipt_is_one_by_the_module_and_by_the_rfc() -> None:
