@@ -20,7 +20,7 @@ from pki.core.authorities import (
     verify_authorities,
 )
 from pki.core.capabilities import Capabilities, parse_capabilities
-from pki.core.der import located
+from pki.core.der import header, located
 from pki.core.errors import (
     BadAddressError,
     CertificateError,
@@ -36,6 +36,11 @@ from pki.core.signatures import Sign as Sign
 from pki.core.tenants import Address, parse_address_uri
 
 _YEAR_2050 = datetime(2050, 1, 1, tzinfo=UTC)
+
+
+MAX_CERTIFICATE = 64 * 1024
+"""Bytes; an honest one has about 5,500, and 52,000 under SLH-DSA-SHA2-256f."""
+MAX_EXTENSIONS = 16
 
 
 class CertificateKind(StrEnum):
@@ -184,8 +189,10 @@ def assemble(tbs: bytes, signature: bytes) -> bytes:
 @located
 def parse_certificate(der: bytes) -> ParsedCertificate:
     """Return an instance's certificate that keeps the profile (rules CRT-001 to CRT-006, -009, -015)."""
+    demand(len(der) <= MAX_CERTIFICATE, "CRT-016", f"A certificate has at most {MAX_CERTIFICATE} bytes")
     outer = asn1.decode(asn1.Certificate, der, what="The certificate")
     tbs_der = asn1.encode(outer.tbs)
+    demand(_extensions(tbs_der) <= MAX_EXTENSIONS, "CRT-016", f"There are more than {MAX_EXTENSIONS} extensions")
     tbs = asn1.decode(asn1.TbsCertificate, tbs_der, what="The certificate")
     demand(tbs.version == 2, "CRT-001", "The certificate is not of version 3")
     demand(0 < tbs.serial < 1 << 160, "CRT-001", "The serial number is not positive with at most 20 bytes")
@@ -198,9 +205,10 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
         found = x509.load_der_x509_certificate(der)
         extensions = {extension.oid: extension for extension in found.extensions}
         not_before, not_after = found.not_valid_before_utc, found.not_valid_after_utc
-        issuer, subject = found.issuer.public_bytes(), found.subject.public_bytes()
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise MalformedError("The certificate cannot be read", on=type(error).__name__) from None
+    # The names as they stand there: the library's own reading of a long one costs many times its size.
+    issuer, subject = asn1.encode(tbs.issuer), asn1.encode(tbs.subject)
     demand(not_before <= not_after, "CRT-003", "The certificate ends before it begins")
     preferences = extensions.pop(_CAPABILITIES, None)
     demand(set(extensions) == _LEAF_EXTENSIONS, "CRT-005", "The certificate does not have exactly our extensions")
@@ -256,6 +264,7 @@ def common_name_of(name_der: bytes) -> str:
     return str(names[0].value) if len(names) == 1 else ""
 
 
+_EXTENSIONS = 0xA3
 _AKI = b"\x30\x16\x80\x14"  # SEQUENCE of [0] with 20 bytes (RFC 5280 §4.2.1.1)
 _CAPABILITIES = oids.SMIME_CAPABILITIES
 _LEAF_EXTENSIONS = {
@@ -307,6 +316,21 @@ def _tbs(
 def _time(moment: datetime) -> asn1.UTCTime | asn1.GeneralizedTime:
     moment = moment.astimezone(UTC).replace(microsecond=0)
     return asn1.UTCTime(moment) if moment < _YEAR_2050 else asn1.GeneralizedTime(moment)
+
+
+def _extensions(tbs: bytes) -> int:
+    """Return how many extensions there are, up to one more than there may be; none of them is decoded."""
+    outer = header(tbs, 0, len(tbs))
+    at, count = outer.content, 0
+    while at < outer.end:
+        one = header(tbs, at, outer.end)
+        at = one.end
+        if one.tag == _EXTENSIONS and one.content < one.end:
+            listed = header(tbs, one.content, one.end)
+            inner = listed.content
+            while inner < listed.end and count <= MAX_EXTENSIONS:
+                inner, count = header(tbs, inner, listed.end).end, count + 1
+    return count
 
 
 def _key_usage(

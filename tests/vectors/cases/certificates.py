@@ -74,6 +74,11 @@ def certificates() -> Iterator[Case]:
         ("-", "extension-twice", "An extension is there twice", certificate(extensions=[*right, right[0]])),
     ):
         yield Case(name, "certificate", rule, why, body)
+    many = [pki.extension(f"1.2.3.{number}", tlv.NULL) for number in range(13)]
+    crowd = certificate(extensions=[*right, *many])
+    yield Case("17-extensions", "certificate", "CRT-016", "17 extensions", crowd)
+    odd_name = certificate(subject=ODD_NAME)
+    yield Case("odd-name", "certificate", "CRT-004", "The subject's name is a BIT STRING", odd_name)
     low = certificate(key=GLOBEX_KEY, spki=inside_out)
     yield Case("low-order", "certificate", "CRT-009", "The X25519 part is of low order", low, ENCRYPTION)
     null = tlv.algorithm(GLOBEX_KEY.algorithm.oid.dotted_string, tlv.NULL)
