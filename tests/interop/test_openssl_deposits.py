@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from pki.core import packages
-from pki.core.kem import KemAlgorithm
+from pki.core import envelope, oids, packages
+from pki.core.keys import EcAlgorithm, KemAlgorithm, KeyAlgorithm, RsaAlgorithm
+from pki.core.profile import Profile
 from tests.interop.commands import RefusedError, Tool
-from tests.interop.holdings import keys, signers
+from tests.interop.holdings import TITLE, keys, pem, signers
 from tests.kit.authority import KEY, Party, acme, globex
 
-ML_KEM = [KemAlgorithm.ML_KEM_768, KemAlgorithm.ML_KEM_1024]
+RECIPIENTS: list[KeyAlgorithm] = [
+    KemAlgorithm.ML_KEM_768,
+    KemAlgorithm.ML_KEM_1024,
+    EcAlgorithm.P_256,
+    EcAlgorithm.P_384,
+    RsaAlgorithm.OAEP_SHA256,
+    RsaAlgorithm.OAEP_SHA1,
+]
+OAEP = ("-keyopt", "rsa_padding_mode:oaep", "-keyopt")
+HOW: dict[KeyAlgorithm, tuple[str, ...]] = {
+    EcAlgorithm.P_256: ("-keyopt", "ecdh_kdf_md:sha256"),
+    EcAlgorithm.P_384: ("-keyopt", "ecdh_kdf_md:sha384"),
+    RsaAlgorithm.OAEP_SHA256: (*OAEP, "rsa_oaep_md:sha256"),
+    RsaAlgorithm.OAEP_SHA1: (*OAEP, "rsa_oaep_md:sha1"),
+}
 
 
 def opened(openssl: Tool, deposit: bytes, sender: Party, recipient: Party) -> bytes:
@@ -23,8 +38,8 @@ def opened(openssl: Tool, deposit: bytes, sender: Party, recipient: Party) -> by
     return openssl.get("package.der")
 
 
-@pytest.mark.parametrize("algorithm", ML_KEM, ids=lambda one: one.title)
-def test_a_deposit_opens(openssl: Tool, algorithm: KemAlgorithm) -> None:
+@pytest.mark.parametrize("algorithm", RECIPIENTS, ids=TITLE)
+def test_a_deposit_opens(openssl: Tool, algorithm: KeyAlgorithm) -> None:
     """OpenSSL verifies the signature under our chain and decrypts, with the context authenticated."""
     package = opened(openssl, globex().deposit(acme(algorithm)), globex(), acme(algorithm))
     assert package == packages.encode_package(KEY)[1]
@@ -38,3 +53,17 @@ def test_an_altered_deposit_does_not_open(openssl: Tool) -> None:
         altered[at] ^= 1
         with pytest.raises(RefusedError):
             opened(openssl, bytes(altered), globex(), acme(KemAlgorithm.ML_KEM_768))
+
+
+@pytest.mark.parametrize("algorithm", RECIPIENTS, ids=TITLE)
+def test_openssl_encrypts_for_our_certificates(openssl: Tool, algorithm: KeyAlgorithm) -> None:
+    """With the certificate of an instance and nothing else, OpenSSL makes what the instance opens."""
+    party = acme(algorithm)
+    openssl.put("content", b"content")
+    words = ("cms", "-encrypt", "-binary", "-aes-256-gcm", "-keyid", "-in", "content", "-outform", "DER")
+    recipient = openssl.put("recipient.pem", pem(party.encryption_der))
+    openssl.run(*words, "-recip", recipient, *HOW.get(algorithm, ()), "-out", "envelope.der")
+    parsed = envelope.parse(openssl.get("envelope.der"), profile=Profile.READ)
+    assert [one.ski for one in parsed.recipients] == [party.kem_ski]
+    assert parsed.content_type == oids.DATA
+    assert envelope.unwrap(parsed, party.kem_ski, party.decapsulate) == b"content"
