@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+# How long each decoder is fuzzed.
+SECONDS ?= 10
+FUZZ_ARGS ?=
 # `make lock LOCK_ARGS=--upgrade` moves every pin to its newest release.
 LOCK_ARGS ?=
 
@@ -14,7 +17,7 @@ COMPILE = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-covercrypt test check serve secrets openapi bench bench-wire lock clean
+.PHONY: help venv demo demo-covercrypt test fuzz check serve secrets openapi bench bench-wire lock clean
 
 help: ## list these commands
 	@echo "keymailbox: make <command>"
@@ -30,6 +33,9 @@ demo-covercrypt: venv .venv-covercrypt/.ready ## the exchange with Covercrypt ke
 
 test: venv ## run the tests; PYTEST_ARGS="-k name" chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+fuzz: venv ## fuzz every decoder; SECONDS=600 for longer, FUZZ_ARGS="--decoder deposit" chooses
+	@$(BIN)/python -m fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
 
 check: venv ## ruff, format, mypy --strict, import-linter; all of them, so that one complaint hides no other
 	@failed=; for gate in "ruff check ." "ruff format --check ." "mypy" "lint-imports"; do \
@@ -73,7 +79,7 @@ lock: .venv-tools/.ready ## renew requirements/*.lock; LOCK_ARGS=--upgrade for n
 clean: ## remove environments, caches and builds; var/ stays, for it holds state and secrets
 	@rm -rf .venv .venv-covercrypt .venv-tools .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 		build dist .coverage
-	@find bench demo pki schemas tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find bench demo fuzz pki schemas tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: done; 'make venv' makes the environment again"
 
 # A changed lock makes the environment anew, so that nothing unlocked stays in it; the stamp is a copy of the lock,
