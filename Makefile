@@ -17,7 +17,7 @@ COMPILE = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-covercrypt test fuzz check serve secrets openapi bench bench-wire lock clean
+.PHONY: help venv demo demo-covercrypt test fuzz check serve secrets rules openapi bench bench-wire lock clean
 
 help: ## list these commands
 	@echo "keymailbox: make <command>"
@@ -56,6 +56,9 @@ secrets: ## write var/compose/*, the secrets that compose.yaml mounts; those tha
 	secret=$$(random); put rabbitmq.conf 'default_user = keymailbox\ndefault_pass = %s\n' "$$secret"; \
 	put broker_url 'amqp://keymailbox:%s@rabbitmq//' "$$(sed -n 's/^default_pass = //p' rabbitmq.conf)"; \
 	echo "secrets: the folder is yours alone; the files are world-readable inside it, for the containers' users"
+
+rules: venv ## write the index at the end of docs/rules.md
+	@$(BIN)/python -m tests.kit.rulebook
 
 openapi: venv ## write schemas/openapi.json
 	@$(BIN)/python -m pki.server.api.openapi

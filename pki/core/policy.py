@@ -108,6 +108,31 @@ RULES: Mapping[str, str] = {
 }
 """Each rule in a sentence; docs/rules.md adds reason, source and test."""
 
+LOOSER: Mapping[str, str] = {
+    "SIG-001": "Version 1 is read as well; embedded certificates and revocation lists are left out, never believed.",
+    "SIG-002": "Any type of content is read, and told.",
+    "SIG-003": "The signer may be named by issuer and serial, or by a key identifier of 1 to 64 bytes; unsigned "
+    "attributes are left out.",
+    "SIG-004": "Other digests that are strong enough for the signature are read, ECDSA under another digest than its "
+    "curve's, and NULL parameters of a digest.",
+    "SIG-005": "Other attributes may stand beside the known ones, and the signing time may be missing.",
+    "ENV-003": "Up to 256 recipients.",
+    "ENV-004": "ML-KEM-512 is read; recipients that cannot be used stand beside one that can.",
+    "ENV-005": "A recipient may be named by issuer and serial or by a key identifier of 1 to 64 bytes; RSA keys have "
+    "2048 bits or more.",
+    "ENV-007": "AES-128-wrap and AES-192-wrap are read.",
+    "ENV-008": "AES-128-GCM and AES-192-GCM are read.",
+    "ENV-011": "They may be missing where the content is id-data; other attributes may stand beside the known ones.",
+    "ENV-013": "One key agreement may be for several recipients, its curve may be named, and the derivation may use "
+    "another SHA-2 than the curve's.",
+    "PKG-002": "Attributes that are not known are passed over.",
+    "PKG-003": "Attributes may stand in any order.",
+    "PKG-008": "More may be said of the key's algorithm.",
+    "PKG-009": "Receivers that are no addresses are passed over.",
+    "RCP-002": "Every code of RFC 7191 and codes that are object identifiers are read, and told by name.",
+}
+"""What `pki.core.profile.Profile.READ` takes where STRICT does not; a rule that is not here is the same in both."""
+
 
 def verify_deposit(
     deposit: UnverifiedDeposit,
