@@ -186,7 +186,7 @@ def compose(
         package_id=package_id, receipt_request=asn1.ReceiptRequest(encrypt=False, receipts_to=[sender])
     )
     return signing.sign(
-        oids.AUTH_ENVELOPED_DATA,
+        oids.CONTENT_INFO,
         wrapped,
         extra={oids.KEY_PACKAGE_ID_AND_RECEIPT_REQUEST: asn1.encode(request), oids.DEPOSIT_CONTEXT: context_der},
         signing_time=signing_time,
@@ -203,7 +203,7 @@ def parse_deposit(der: bytes, *, max_size: int = MAX_DEPOSIT) -> UnverifiedDepos
         raise TooLargeError(f"A deposit has at most {max_size} bytes", on=f"{len(der)} bytes", rule="DEP-001")
     signed = signing.parse(
         der,
-        content_types={oids.AUTH_ENVELOPED_DATA},
+        content_types={oids.CONTENT_INFO},
         extra={oids.KEY_PACKAGE_ID_AND_RECEIPT_REQUEST, oids.DEPOSIT_CONTEXT},
     )
     context_der = signed.attributes[oids.DEPOSIT_CONTEXT]

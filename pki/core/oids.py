@@ -6,6 +6,7 @@ from cryptography.x509 import ObjectIdentifier as Oid
 
 # Content types
 DATA = Oid("1.2.840.113549.1.7.1")  # RFC 5652 §4
+CONTENT_INFO = Oid("1.2.840.113549.1.9.16.1.6")  # RFC 5652 §3: a ContentInfo inside of another
 SIGNED_DATA = Oid("1.2.840.113549.1.7.2")  # RFC 5652 §5.1
 ENVELOPED_DATA = Oid("1.2.840.113549.1.7.3")  # RFC 5652 §6.1: refused, as nothing authenticates it
 AUTH_ENVELOPED_DATA = Oid("1.2.840.113549.1.9.16.1.23")  # RFC 5083 §2.1
@@ -118,6 +119,40 @@ NAMES: dict[Oid, str] = {
     HKDF_SHA256: "HKDF-SHA256",
     HKDF_SHA384: "HKDF-SHA384",
     HKDF_SHA512: "HKDF-SHA512",
+    SHA1: "SHA-1",
+    SHA256: "SHA-256",
+    SHA384: "SHA-384",
+    SHA512: "SHA-512",
+    SHAKE256: "SHAKE256",
+    MGF1: "MGF1",
+    P_256: "P-256",
+    P_384: "P-384",
+    KEM_RECIPIENT_INFO: "KEM recipient",
+    DATA: "data",
+    SIGNED_DATA: "SignedData",
+    ENVELOPED_DATA: "EnvelopedData",
+    AUTH_ENVELOPED_DATA: "AuthEnvelopedData",
+    SYMMETRIC_KEY_PACKAGE: "symmetric key package",
+    ASYMMETRIC_KEY_PACKAGE: "asymmetric key package",
+    KEY_PACKAGE_RECEIPT: "key package receipt",
+    KEY_PACKAGE_ERROR: "key package error",
+    REVOCATION_REQUEST: "revocation request",
+    CONTENT_TYPE: "content type",
+    MESSAGE_DIGEST: "message digest",
+    SIGNING_TIME: "signing time",
+    SMIME_CAPABILITIES: "S/MIME capabilities",
+    EXTENSION_REQUEST: "extension request",
+    KEY_PACKAGE_ID_AND_RECEIPT_REQUEST: "key package id and receipt request",
+    POSSESSION_STATEMENT: "statement of possession",
+    SIREN_DN: "distinguished name",
+    KEY_ALGORITHM: "key algorithm",
+    KEY_PURPOSE: "key purpose",
+    KEY_PACKAGE_RECEIVERS: "key package receivers",
+    KEY_DISTRIBUTION_PERIOD: "key distribution period",
+    KEY_VALIDITY_PERIOD: "key validity period",
+    DEPOSIT_CONTEXT: "deposit context",
+    DEPOSIT_DIGEST: "deposit digest",
+    MEDIA_TYPE: "media type",
 }
 """What people read instead of numbers."""
 

@@ -78,7 +78,7 @@ def composed(
         oids.DEPOSIT_CONTEXT: outer,
     }
     return signing.sign(
-        oids.AUTH_ENVELOPED_DATA,
+        oids.CONTENT_INFO,
         wrapped,
         extra=extra,
         signing_time=NOW,
@@ -257,7 +257,7 @@ def test_an_envelope_signed_again_by_somebody_else() -> None:
         oids.DEPOSIT_CONTEXT: context,
     }
     again = signing.sign(
-        oids.AUTH_ENVELOPED_DATA,
+        oids.CONTENT_INFO,
         stolen,
         extra=extra,
         signing_time=NOW,

@@ -39,6 +39,7 @@ MODULE = asn1tools.compile_string(
 
 # docs/protocol.md §3
 SIGNED_DATA, AUTH_ENVELOPED = "1.2.840.113549.1.7.2", "1.2.840.113549.1.9.16.1.23"
+CONTENT_INFO = "1.2.840.113549.1.9.16.1.6"
 PACKAGE, RECEIPT, ERROR = "1.2.840.113549.1.9.16.1.25", "2.16.840.1.101.2.1.2.78.3", "2.16.840.1.101.2.1.2.78.6"
 CONTENT_TYPE, DIGEST, TIME = (f"1.2.840.113549.1.9.{number}" for number in (3, 4, 5))
 ID_AND_REQUEST, STATEMENT, DN = "2.16.840.1.101.2.1.5.65", "1.3.6.1.4.1.22112.2.1", "2.16.840.1.101.2.1.16.0"
@@ -155,7 +156,7 @@ def deposit() -> bytes:
     wrapped = envelope(enc("SymmetricKeyPackageProfile", package), context, public_key())
     request = {"pkgID": secrets.token_bytes(16), "receiptReq": {"receiptsTo": [entity("acme/eu-west")]}}
     more = {ID_AND_REQUEST: enc("KeyPkgIdentifierAndReceiptReqProfile", request), CONTEXT: context}
-    return signed(AUTH_ENVELOPED, wrapped, "acme/eu-west", more)
+    return signed(CONTENT_INFO, wrapped, "acme/eu-west", more)
 
 
 def public_key() -> bytes:

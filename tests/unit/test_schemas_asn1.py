@@ -177,7 +177,7 @@ def test_a_deposit_is_read_by_the_module_to_its_innermost_part() -> None:
     """Each layer of a deposit that the code made comes out of the module with the same bytes."""
     outer = through("SignedObjectProfile", DEPOSIT)
     assert outer["contentType"] == oids.SIGNED_DATA.dotted_string
-    assert outer["content"]["encapContentInfo"]["eContentType"] == oids.AUTH_ENVELOPED_DATA.dotted_string
+    assert outer["content"]["encapContentInfo"]["eContentType"] == oids.CONTENT_INFO.dotted_string
     (info,) = outer["content"]["signerInfos"]
     assert info["sid"] == acme().ski
     signed = attributes(info["signedAttrs"])

@@ -48,7 +48,7 @@ def deposit(
     inside: bytes | None = None,
     request: bytes | None = None,
     content: bytes | None = None,
-    content_type: str = forge.AUTH_ENVELOPED_DATA,
+    content_type: str = forge.CONTENT_INFO,
     at: Any = NOW,
     attributes: Any = None,
     info: dict[str, Any] | None = None,
