@@ -101,7 +101,7 @@ def walk(data: bytes, *, max_headers: int = 4096) -> Iterator[Header]:
 
 
 def complaint(data: bytes) -> MalformedError | None:
-    """Return what is wrong with the shape of ``data``, with the offset; None when it is right as far as it is looked at.
+    """Return what is wrong with the shape of ``data``, with the offset; None when it is right as far as one looks.
 
     That is `LOOKED_AT` values: a refusal may not cost more than what is refused.
     """
