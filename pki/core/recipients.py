@@ -38,12 +38,24 @@ class IssuerSerial:
 
 @dataclass(frozen=True)
 class Recipient:
-    """A key to wrap for: 20-byte subject key identifier, algorithm, public key; ``kdf`` is what a KEM's owner asks."""
+    """A key to wrap for: 20-byte subject key identifier, algorithm, public key; ``kdf`` is what a KEM's owner asks.
+
+    For a foreign certificate without a key identifier ``ski`` is empty and ``issuer_serial`` names it.
+    """
 
     ski: bytes
     algorithm: KeyAlgorithm
     public_key: bytes
     kdf: Hkdf = Hkdf.SHA256
+    issuer_serial: IssuerSerial | None = None
+
+    @property
+    def rid(self) -> asn1.IssuerAndSerial | bytes:
+        """The name in an envelope."""
+        named = self.issuer_serial
+        if self.ski or named is None:
+            return self.ski
+        return asn1.IssuerAndSerial(issuer=asn1.tlv(named.issuer_der), serial=named.serial)
 
 
 @dataclass(frozen=True)
@@ -90,8 +102,8 @@ def make(recipient: Recipient, content_key: bytes, *, ukm: bytes | None = None) 
     if isinstance(alg, EcAlgorithm):
         return asn1.tlv(_make_agreement(recipient, alg, content_key, ukm))
     info = KeyTransport(
-        version=2,
-        rid=recipient.ski,
+        version=2 if recipient.ski else 0,
+        rid=recipient.rid,
         algorithm=alg.identifier,
         encrypted_key=transport.encrypt(alg, recipient.public_key, content_key),
     )
@@ -159,7 +171,7 @@ def _make_kem(recipient: Recipient, alg: KemAlgorithm, content_key: bytes, ukm: 
     ciphertext, shared = kem.encapsulate(alg, recipient.public_key)
     info = asn1.KemRecipient(
         version=0,
-        rid=recipient.ski,
+        rid=recipient.rid,
         kem=asn1.AlgorithmIdentifier(algorithm=alg.oid, parameters=None),
         kem_ciphertext=ciphertext,
         kdf=asn1.AlgorithmIdentifier(algorithm=recipient.kdf.oid, parameters=None),
@@ -174,7 +186,7 @@ def _make_kem(recipient: Recipient, alg: KemAlgorithm, content_key: bytes, ukm: 
 
 def _make_agreement(recipient: Recipient, alg: EcAlgorithm, content_key: bytes, ukm: bytes | None) -> bytes:
     point, shared = agreement.agree(alg, recipient.public_key)
-    wrapped = aes_key_wrap(_kek(shared, alg.scheme, oids.AES256_WRAP, ukm), content_key)
+    wrapped, rid = aes_key_wrap(_kek(shared, alg.scheme, oids.AES256_WRAP, ukm), content_key), recipient.rid
     info = KeyAgreement(
         version=3,
         # RFC 5753 §3.1.1: the curve is the recipient's, so it is not said again.
@@ -186,7 +198,7 @@ def _make_agreement(recipient: Recipient, alg: EcAlgorithm, content_key: bytes, 
         algorithm=asn1.AlgorithmIdentifier(
             algorithm=alg.scheme, parameters=asn1.tlv(asn1.encode(_identifier(oids.AES256_WRAP)))
         ),
-        keys=[EncryptedKey(rid=KeyIdentifier(ski=recipient.ski), key=wrapped)],
+        keys=[EncryptedKey(rid=KeyIdentifier(ski=rid) if isinstance(rid, bytes) else rid, key=wrapped)],
     )
     return _retag(asn1.encode(info), 0xA1)
 
