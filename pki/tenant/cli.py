@@ -11,7 +11,7 @@ import typer
 
 from pki.core.errors import KeymailboxError
 from pki.tenant import output
-from pki.tenant.commands import agent, cert, context, enroll, key, mailbox, peer, receipt, status
+from pki.tenant.commands import agent, cert, context, enroll, key, mailbox, object, peer, receipt, status
 
 app = typer.Typer(
     name="kmb",
@@ -28,6 +28,7 @@ app.add_typer(peer.app, name="peer")
 app.add_typer(key.app, name="key")
 app.add_typer(mailbox.app, name="mailbox")
 app.add_typer(receipt.app, name="receipt")
+app.add_typer(object.app, name="object")
 app.add_typer(agent.app, name="agent")
 app.add_typer(context.app, name="context")
 app.command("whoami")(status.whoami)

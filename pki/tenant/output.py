@@ -89,10 +89,12 @@ def show_error(error: KeymailboxError, *, as_json: bool) -> None:
             "on": error.on,
             "hint": error.hint,
             "rule": error.rule,
+            "offset": error.offset,
         }
         print(json.dumps({"error": body}), file=sys.stderr)
         return
-    print(f"kmb: {error.message}" + (f" [{error.rule}]" if error.rule else ""), file=sys.stderr)
+    offset = f" at byte {error.offset}" if error.offset is not None else ""
+    print(f"kmb: {error.message}{offset}" + (f" [{error.rule}]" if error.rule else ""), file=sys.stderr)
     if error.on:
         print(f"  on:   {error.on}", file=sys.stderr)
     print(f"  next: {error.hint or 'kmb doctor'}", file=sys.stderr)
