@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import secrets
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -20,8 +22,10 @@ from pyasn1_alt_modules import rfc5083, rfc5652
 
 from bench.figures import Figure, table, within, write
 from pki.core import deposits, envelope, kem, oids, policy
+from pki.core.errors import KeymailboxError
 from pki.core.kem import KemAlgorithm
 from tests.kit.authority import NOW, acme, globex
+from tests.unit import test_core_bad_input as bad_input
 
 _RESULTS = Path("bench/results/wire.json")
 _INFO = bytes(20)
@@ -36,6 +40,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.1, help="how long one round of one side lasts")
     options = parser.parse_args()
     figures: list[Figure] = []
+    # What the imports left behind is not looked through again and again: it is no cost of the formats.
+    gc.collect()
+    gc.freeze()
 
     def pair(name: str, ours: Work, bare: Work, goal: float) -> None:
         value, floor, ratio = beside(ours, bare, options.rounds, options.seconds)
@@ -44,6 +51,7 @@ def main() -> None:
     _check(pair)
     for algorithm in (KemAlgorithm.COMPOSITE, KemAlgorithm.ML_KEM_768, KemAlgorithm.ML_KEM_1024):
         _sealing(pair, algorithm)
+    figures += _refusals(options.rounds)
     write(figures, _RESULTS)
     print(table(figures))
     print(f"\nwritten to {_RESULTS}")
@@ -99,6 +107,31 @@ def _sealing(pair: Callable[[str, Work, Work, float], None], algorithm: KemAlgor
 
     pair(f"{algorithm.title} sealed", lambda: envelope.wrap(content, oids.DATA, [recipient]), bare_seal, 2.0)
     pair(f"{algorithm.title} opened", unwrap, bare_open, 2.0)
+
+
+def _refusals(rounds: int) -> list[Figure]:
+    """Return what the dearest refusal before cryptography costs, of bad input of each sort; the goal is 1 ms."""
+    bad: dict[str, list[tuple[str, bytes]]] = {"thousands of something": [], "wrong lengths": [], "20,000 levels": []}
+    for names, _, der in bad_input.crowds().values():
+        bad["thousands of something"] += [(name, der) for name in names]
+    for name in bad_input.PARSERS:
+        bad["wrong lengths"] += [(name, length + bytes(100)) for length in bad_input.HUGE.values()]
+        bad["20,000 levels"].append((name, bad_input.DEEP))
+    figures = []
+    for sort, cases in bad.items():
+        worst = max(_refusal(name, der, rounds) for name, der in cases)
+        figures.append(within(f"bad input refused, the dearest: {sort}", worst, "ms", 1.0, worst, 1.0))
+    return figures
+
+
+def _refusal(name: str, der: bytes, rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        begun = time.process_time()
+        with suppress(KeymailboxError):
+            bad_input.PARSERS[name](der)
+        times.append((time.process_time() - begun) * 1e3)
+    return statistics.median(times)
 
 
 def _signed(der: bytes) -> tuple[bytes, bytes]:

@@ -37,7 +37,7 @@ class Header:
         return bool(self.tag & 0x20)
 
 
-def header(data: bytes, start: int, end: int, depth: int = 0) -> Header:
+def header(data: bytes | memoryview, start: int, end: int, depth: int = 0) -> Header:
     """Return the header at ``start``; what runs over ``end`` or is no DER raises MalformedError with its offset."""
     if end - start < 2:
         raise MalformedError("The encoding is cut off", at=start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -113,12 +114,13 @@ def parse(der: bytes, *, profile: Profile = Profile.STRICT) -> ParsedEnvelope:
             rule="ENV-001",
         )
     demand(info.content_type == oids.AUTH_ENVELOPED_DATA, "ENV-001", "The content is not AuthEnvelopedData")
-    if len(info.content.data) > _SMALL:
-        _measure(asn1.encode(info.content), profile)
+    fields = info.content.data
+    if len(fields) > _SMALL:
+        _measure(fields, profile)
     try:
         envelope = asn1.inner(asn1.AuthEnvelopedData, info.content, what="The envelope")
     except MalformedError:
-        _measure(asn1.encode(info.content), profile)
+        _measure(fields, profile)
         raise
     demand(envelope.version == 0, "ENV-002", "The version of AuthEnvelopedData is not 0")
     slots = envelope.recipients.as_list()
@@ -169,12 +171,16 @@ def unwrap(
         raise UnwrapError from None
 
 
-def _measure(inner: bytes, profile: Profile) -> None:
+def _measure(fields: memoryview, profile: Profile) -> None:
     """Refuse what is too many or too large before it is decoded (rules ENV-002, -003, -005, -009 to -011)."""
-    outer = header(inner, 0, len(inner))
-    at = outer.content
-    while at < outer.end:
-        one = header(inner, at, outer.end, 1)
+    with suppress(MalformedError):  # decoding will say where
+        _measure_fields(fields, profile)
+
+
+def _measure_fields(inner: memoryview, profile: Profile) -> None:
+    at, end = 0, len(inner)
+    while at < end:
+        one = header(inner, at, end, 1)
         at, size = one.end, one.end - one.start
         if one.tag == 0x31:
             _measure_recipients(inner, one, profile)
@@ -188,7 +194,7 @@ def _measure(inner: bytes, profile: Profile) -> None:
             demand(size <= _MAX_FIELD, _FIELDS[one.tag], "The version or the tag of the envelope is too large")
 
 
-def _measure_recipients(inner: bytes, listed: Header, profile: Profile) -> None:
+def _measure_recipients(inner: memoryview, listed: Header, profile: Profile) -> None:
     count, at, most = 0, listed.content, _MOST[profile]
     while at < listed.end and count <= most:
         one = header(inner, at, listed.end, 2)
