@@ -20,6 +20,8 @@ MAX_INPUT = 16 * 1024
 """Bytes of one input."""
 RSS = 400
 """MiB that a process may hold; with libraries and instrumentation loaded it starts at about 150."""
+KEPT = 14 * 1024
+"""Bytes of the corpus of one decoder: what is large comes again by itself, from the seeds."""
 _LAST = re.compile(r"#(\d+)\s+DONE.*?rss: (\d+)Mb", re.DOTALL)
 
 
@@ -82,10 +84,19 @@ def _merge(name: str, kept: Path, arguments: list[str], start: Path) -> None:
         own = {seed.name for seed in start.iterdir()}
         for seed in start.iterdir():
             (merged / seed.name).write_bytes(seed.read_bytes())
-        _harness(name, ["-merge=1", str(merged), *([str(kept)] if kept.is_dir() else []), *arguments])
+        _harness(
+            name,
+            ["-set_cover_merge=1", "-use_counters=0", str(merged), *([str(kept)] if kept.is_dir() else []), *arguments],
+        )
         kept.mkdir(parents=True, exist_ok=True)
-        for path in merged.iterdir():
-            if path.name not in own:
+        for path in kept.iterdir():
+            path.unlink()
+        left = KEPT
+        for path in sorted(
+            (one for one in merged.iterdir() if one.name not in own), key=lambda one: one.stat().st_size
+        ):
+            left -= path.stat().st_size
+            if left >= 0:
                 (kept / path.name[:16]).write_bytes(path.read_bytes())
 
 

@@ -15,7 +15,8 @@ from fuzz.mutation import mutate
 
 def main() -> None:
     """Fuzz until libFuzzer has enough; anything but a typed error ends it."""
-    decode = DECODERS[sys.argv.pop(1)]
+    name = sys.argv.pop(1)
+    decode = DECODERS[name]
 
     def one(data: bytes) -> None:
         try:
@@ -29,7 +30,9 @@ def main() -> None:
         changed = mutate(data, seed, lambda part: bytes(atheris.Mutate(part, len(part) + 16)))
         return changed[:most]
 
-    atheris.Setup(sys.argv, one, custom_mutator=change)
+    # libFuzzer starts itself again by this name when it merges.
+    again = f"{sys.executable} -m fuzz.harness {name}"
+    atheris.Setup([again, *sys.argv[1:]], one, custom_mutator=change)
     atheris.Fuzz()
 
 
