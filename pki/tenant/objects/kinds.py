@@ -149,7 +149,7 @@ def _cms(der: bytes, parts: list[Header]) -> Kind:
         return Kind.CMS
     held = _children(der, body[2], 1)
     inner = _oid(der, held[0]) if held and held[0].tag == 0x06 else oids.DATA
-    if inner == oids.AUTH_ENVELOPED_DATA and der.find(_CONTEXT, body[2].end) >= 0:
+    if inner == oids.CONTENT_INFO and der.find(_CONTEXT, body[2].end) >= 0:
         return Kind.DEPOSIT
     return _SIGNED.get(inner, Kind.SIGNED)
 

@@ -28,6 +28,7 @@ from pki.core.profile import Profile
 from pki.core.signing import UnverifiedSigned
 from pki.tenant.objects.ber import to_der
 from pki.tenant.objects.kinds import SECRET, Kind, kind_of, package_type, shape_of
+from pki.tenant.objects.nesting import ENVELOPES, enveloped
 from pki.tenant.objects.outline import Node, name_text, outline, safe
 from pki.tenant.objects.people import Foreign
 from pki.tenant.objects.reading import Source
@@ -95,7 +96,8 @@ def look(source: Source, certificates: Sequence[Foreign] = ()) -> Look:
     der = source.der
     kind = kind_of(der)
     signed = _signed(der) if kind in _SIGNED else None
-    enveloped = _enveloped(signed.content if signed is not None else der) if kind in _ENVELOPED else None
+    holds = kind in _ENVELOPED and (signed is None or signed.content_type in ENVELOPES)
+    inside = _enveloped(der if signed is None else enveloped(signed)) if holds else None
     return Look(
         file=safe(source.name),
         kind=kind,
@@ -105,12 +107,10 @@ def look(source: Source, certificates: Sequence[Foreign] = ()) -> Look:
         der_size=len(der),
         # A digest of something secret could be tried against guesses.
         sha256="" if kind in SECRET else hashlib.sha256(der).hexdigest(),
-        recipients=tuple(_recipients(enveloped, certificates)),
+        recipients=tuple(_recipients(inside, certificates)),
         signer=None if signed is None else _signer(signed, certificates),
         signed_at=signed.signed_at.isoformat() if signed is not None and signed.signed_at is not None else "",
-        verdicts=tuple(
-            _verdicts(der, kind, enveloped=signed is not None and signed.content_type == oids.AUTH_ENVELOPED_DATA)
-        ),
+        verdicts=tuple(_verdicts(der, kind, enveloped=signed is not None and signed.content_type in ENVELOPES)),
         tree=outline(der, shape_of(der, kind), str(kind)),
     )
 
@@ -224,8 +224,8 @@ def _deposit(der: bytes, profile: Profile) -> object:
 @located
 def _with_envelope(der: bytes, profile: Profile) -> object:
     signed = _read_signed(der, profile)
-    if signed.content_type == oids.AUTH_ENVELOPED_DATA:
-        envelope.parse(signed.content if profile is Profile.STRICT else to_der(signed.content), profile=profile)
+    if signed.content_type in ENVELOPES:
+        envelope.parse(signed.content if profile is Profile.STRICT else enveloped(signed), profile=profile)
     return signed
 
 

@@ -263,9 +263,9 @@ _SIGNED = sequence(
             Field("content type", OID, (0x06,)),
             Field("content", DEPENDS, (0xA0,), explicit=True),
             by_type={
-                oids.AUTH_ENVELOPED_DATA: inside(CONTENT_INFO),
-                oids.ENVELOPED_DATA: inside(CONTENT_INFO),
-                oids.SIGNED_DATA: inside(CONTENT_INFO),
+                oids.CONTENT_INFO: inside(CONTENT_INFO),
+                oids.AUTH_ENVELOPED_DATA: inside(_ENVELOPED),
+                oids.ENVELOPED_DATA: inside(_ENVELOPED),
                 oids.KEY_PACKAGE_RECEIPT: inside(_RECEIPT),
                 oids.KEY_PACKAGE_ERROR: inside(_REFUSAL),
                 oids.REVOCATION_REQUEST: inside(_REVOCATION),

@@ -77,7 +77,7 @@ def wrap(
         theirs = signer.certificate
         check_validity(theirs.subject, theirs.not_before, theirs.not_after, now)
         der = signing.sign(
-            oids.AUTH_ENVELOPED_DATA,
+            oids.CONTENT_INFO,
             der,
             extra={},
             signing_time=now,
