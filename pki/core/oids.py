@@ -129,7 +129,6 @@ NAMES: dict[Oid, str] = {
     P_384: "P-384",
     KEM_RECIPIENT_INFO: "KEM recipient",
     DATA: "data",
-    CONTENT_INFO: "ContentInfo",
     SIGNED_DATA: "SignedData",
     ENVELOPED_DATA: "EnvelopedData",
     CONTENT_INFO: "ContentInfo",

@@ -26,9 +26,8 @@ from pki.core.errors import AlgorithmError, KeymailboxError
 from pki.core.policy import RULES
 from pki.core.profile import Profile
 from pki.core.signing import UnverifiedSigned
-from pki.tenant.objects.ber import to_der
 from pki.tenant.objects.kinds import SECRET, Kind, kind_of, package_type, shape_of
-from pki.tenant.objects.nesting import ENVELOPES, enveloped
+from pki.tenant.objects.nesting import enveloped
 from pki.tenant.objects.outline import Node, name_text, outline, safe
 from pki.tenant.objects.people import Foreign
 from pki.tenant.objects.reading import Source
@@ -96,8 +95,8 @@ def look(source: Source, certificates: Sequence[Foreign] = ()) -> Look:
     der = source.der
     kind = kind_of(der)
     signed = _signed(der) if kind in _SIGNED else None
-    holds = kind in _ENVELOPED and (signed is None or signed.content_type in ENVELOPES)
-    inside = _enveloped(der if signed is None else enveloped(signed)) if holds else None
+    inside = _inside(signed) if signed is not None else der
+    read = _read_envelope(inside) if kind in _ENVELOPED and inside is not None else None
     return Look(
         file=safe(source.name),
         kind=kind,
@@ -107,10 +106,10 @@ def look(source: Source, certificates: Sequence[Foreign] = ()) -> Look:
         der_size=len(der),
         # A digest of something secret could be tried against guesses.
         sha256="" if kind in SECRET else hashlib.sha256(der).hexdigest(),
-        recipients=tuple(_recipients(inside, certificates)),
+        recipients=tuple(_recipients(read, certificates)),
         signer=None if signed is None else _signer(signed, certificates),
         signed_at=signed.signed_at.isoformat() if signed is not None and signed.signed_at is not None else "",
-        verdicts=tuple(_verdicts(der, kind, enveloped=signed is not None and signed.content_type in ENVELOPES)),
+        verdicts=tuple(_verdicts(der, kind, holds=signed is not None and inside is not None)),
         tree=outline(der, shape_of(der, kind), str(kind)),
     )
 
@@ -126,9 +125,16 @@ def _signed(der: bytes) -> UnverifiedSigned | None:
         return None
 
 
-def _enveloped(der: bytes) -> ParsedEnvelope | None:
+def _inside(signed: UnverifiedSigned) -> bytes | None:
     try:
-        return envelope.parse(to_der(der), profile=Profile.READ)
+        return enveloped(signed)
+    except KeymailboxError:
+        return None
+
+
+def _read_envelope(der: bytes) -> ParsedEnvelope | None:
+    try:
+        return envelope.parse(der, profile=Profile.READ)
     except KeymailboxError:
         return None
 
@@ -196,9 +202,9 @@ _FORM: Mapping[Kind, tuple[str, ...]] = {
 """The rules of form, which need neither a key nor a clock nor another object."""
 
 
-def _verdicts(der: bytes, kind: Kind, *, enveloped: bool) -> list[Verdict]:
+def _verdicts(der: bytes, kind: Kind, *, holds: bool) -> list[Verdict]:
     found = []
-    form = (*_FORM.get(kind, ()), *(_FORM[Kind.ENVELOPE] if enveloped and kind is Kind.SIGNED else ()))
+    form = (*_FORM.get(kind, ()), *(_FORM[Kind.ENVELOPE] if holds and kind is Kind.SIGNED else ()))
     for profile in Profile:
         parser = _PARSERS.get(kind)
         if parser is None or (profile is Profile.READ and kind in _STRICT_ALONE):
@@ -224,8 +230,9 @@ def _deposit(der: bytes, profile: Profile) -> object:
 @located
 def _with_envelope(der: bytes, profile: Profile) -> object:
     signed = _read_signed(der, profile)
-    if signed.content_type in ENVELOPES:
-        envelope.parse(signed.content if profile is Profile.STRICT else enveloped(signed), profile=profile)
+    inside = enveloped(signed)
+    if inside is not None:
+        envelope.parse(signed.content if profile is Profile.STRICT else inside, profile=profile)
     return signed
 
 

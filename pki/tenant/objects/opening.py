@@ -16,7 +16,7 @@ from pki.core.signatures import IDENTITY
 from pki.core.signing import UnverifiedSigned
 from pki.tenant.holders.pkcs8 import OpeningKey
 from pki.tenant.objects.kinds import Kind, kind_of
-from pki.tenant.objects.nesting import ENVELOPES, enveloped
+from pki.tenant.objects.nesting import enveloped
 from pki.tenant.objects.people import Foreign
 from pki.tenant.objects.reading import Source
 
@@ -55,7 +55,7 @@ def open_object(
             raise UsageError("The object is not signed", on=source.name, hint="leave out --verify-with")
         signed.verify(signatures.load(verify_with.spki, allowed=IDENTITY), name=verify_with.signer_name)
         signed_by = verify_with.subject
-    read = envelope.parse(source.der if signed is None else enveloped(signed), profile=Profile.READ)
+    read = envelope.parse(source.der if signed is None else _inside(signed, source.name), profile=Profile.READ)
     if signed is not None:
         _check_context(signed, read)
     content, algorithm = _unwrap(read, key, certificate, source.name)
@@ -81,7 +81,15 @@ def _signed(source: Source) -> UnverifiedSigned | None:
     if kind not in (Kind.DEPOSIT, Kind.SIGNED):
         hint = f"kmb object show {source.name or 'FILE'}"
         raise UsageError(f"The object is no envelope but: {kind}", on=source.name, hint=hint)
-    return signing.parse(source.der, content_types=ENVELOPES, extra=(), profile=Profile.READ)
+    return signing.parse(source.der, content_types=None, extra=(), profile=Profile.READ)
+
+
+def _inside(signed: UnverifiedSigned, name: str) -> bytes:
+    found = enveloped(signed)
+    if found is None:
+        hint = f"openssl cms -verify -inform DER -in {name or 'FILE'} writes what is signed"
+        raise UsageError("What is signed is no envelope", on=oids.name(signed.content_type), hint=hint)
+    return found
 
 
 def _check_context(signed: UnverifiedSigned, read: ParsedEnvelope) -> None:

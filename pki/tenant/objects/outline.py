@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -148,14 +148,13 @@ class _Outline:
     def _anything(self, one: Header, depth: int) -> tuple[str, tuple[Node, ...]]:
         """Show a value of which only the tag is known: it may be secret, so the size of bytes and numbers is all."""
         size = f"{one.end - one.content} bytes"
-        if one.tag & 0xC0:
-            if not one.constructed:
-                return f"[{one.tag & 0x1F}], {size}", ()
-            items = tuple(self.node("", child, ANY, depth + 1) for child in self._children(one))
-            return f"[{one.tag & 0x1F}]", items
+        title = f"[{one.tag & 0x1F}]" if one.tag & 0xC0 else _TAGS.get(one.tag, f"tag {one.tag:#04x}")
         if one.constructed:
-            items = tuple(self.node("", child, ANY, depth + 1) for child in self._children(one))
-            return _TAGS.get(one.tag, f"tag {one.tag:#04x}"), items
+            count, items = self._list(one, ANY, depth)
+            more = f", {count}" if len(items) == MAX_LISTED else ""
+            return f"{title}{more}", tuple(replace(item, name="") for item in items)
+        if one.tag & 0xC0:
+            return f"{title}, {size}", ()
         if one.tag == 0x05:
             return "NULL", ()
         if one.tag == 0x06:
@@ -164,7 +163,7 @@ class _Outline:
             return str(int.from_bytes(self.data[one.content : one.end], "big", signed=True)), ()
         if one.tag in (0x17, 0x18):
             return self._value(one, Shape(Look.TIME)), ()
-        return f"{_TAGS.get(one.tag, f'tag {one.tag:#04x}')}, {size}", ()
+        return f"{title}, {size}", ()
 
     def _value(self, one: Header, shape: Shape) -> str:
         content, look = self.data[one.content : min(one.end, one.content + 4096)], shape.look
