@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pki.core.der import header
 from pki.core.errors import MalformedError, TooLargeError, UsageError
 from pki.tenant.objects.ber import to_der
 
@@ -117,6 +118,9 @@ def encode_pem(der: bytes, label: str = CMS) -> bytes:
 
 def _source(data: bytes, label: str, name: str) -> Source:
     der = to_der(data)
+    end = header(der, 0, len(der)).end
+    if end != len(der):
+        raise MalformedError("Bytes follow after the end", on=name, at=end)
     return Source(der=der, label=label, ber=der is not data, size=len(data), name=name)
 
 
