@@ -238,4 +238,6 @@ def open_deposit(deposit: VerifiedDeposit, ski: bytes, decapsulate: Recover) -> 
     try:
         return packages.decode_package(deposit.envelope.content_type, content)
     except KeymailboxError:
-        raise UnwrapError from None
+        # Neither the reason nor the frame shall hold the key.
+        content = b""
+    raise UnwrapError

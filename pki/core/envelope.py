@@ -39,6 +39,8 @@ MAX_RECIPIENTS = 16
 _MOST = {Profile.STRICT: MAX_RECIPIENTS, Profile.READ: 256}
 _MAX_ATTRIBUTES = {Profile.STRICT: 4096, Profile.READ: 16384}
 _MAX_FIELD = 256
+_MOST_PARTS = 7
+"""Of AuthEnvelopedData, with all that is optional (RFC 5083 §2.1)."""
 _FIELDS = {0x02: "ENV-002", 0x04: "ENV-010"}
 """Fields that have a few bytes: the version, the tag (MAC)."""
 _GCM = {
@@ -167,8 +169,10 @@ def unwrap(
         # The key's holder is away, whatever the envelope says: the caller may try again.
         raise
     except (KeymailboxError, InvalidUnwrap, InvalidTag, ValueError):
-        # One answer for all: which step failed is an oracle.
-        raise UnwrapError from None
+        pass
+    # One answer for all, and not raised in the handler, where it would carry along which step failed: an oracle.
+    cek = b""
+    raise UnwrapError
 
 
 def _measure(fields: memoryview, profile: Profile) -> None:
@@ -178,10 +182,11 @@ def _measure(fields: memoryview, profile: Profile) -> None:
 
 
 def _measure_fields(inner: memoryview, profile: Profile) -> None:
-    at, end = 0, len(inner)
+    at, end, count = 0, len(inner), 0
     while at < end:
         one = header(inner, at, end, 1)
-        at, size = one.end, one.end - one.start
+        at, size, count = one.end, one.end - one.start, count + 1
+        demand(count <= _MOST_PARTS, "ENV-001", "The envelope has too many parts")
         if one.tag == 0x31:
             _measure_recipients(inner, one, profile)
         elif one.tag == 0xA1:

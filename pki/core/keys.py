@@ -12,7 +12,6 @@ from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import agreement, asn1, kem, oids, transport
 from pki.core.agreement import EcAlgorithm as EcAlgorithm
-from pki.core.der import located
 from pki.core.errors import AlgorithmError, KeymailboxError, MalformedError, ProfileError
 from pki.core.kem import KemAlgorithm as KemAlgorithm
 from pki.core.profile import Profile
@@ -98,7 +97,6 @@ def parse_spki(der: bytes, *, profile: Profile = Profile.STRICT) -> tuple[KeyAlg
     return alg, public
 
 
-@located
 def load_private(der: bytes) -> tuple[KeyAlgorithm, bytes]:
     """Return algorithm and private key of a PKCS #8 in DER (RFC 5958), as `recover` takes it.
 

@@ -295,3 +295,11 @@ def test_a_rule_names_its_place() -> None:
     assert error.rule == "ENV-004"
     assert error.offset is not None
     assert broken[error.offset] == 0xA4
+
+
+@pytest.mark.parametrize("part", [b"\x05\0", b"\x30\0", b"\x02\x01\0"], ids=["null", "sequence", "integer"])
+@pytest.mark.parametrize("name", ["envelope", "envelope-read"])
+def test_an_envelope_of_a_megabyte_of_parts(name: str, part: bytes) -> None:
+    """The parts of an envelope are few: the eighth is not looked at."""
+    der = forge.content_info(forge.AUTH_ENVELOPED_DATA, tlv.seq(part * (1 << 18)))
+    assert refused(name, der).rule == "ENV-001"

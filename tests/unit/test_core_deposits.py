@@ -334,6 +334,7 @@ def test_opening_fails_in_one_way() -> None:
         with pytest.raises(UnwrapError) as caught:
             deposits.open_deposit(verified, globex().kem_ski, party.decapsulate)
         assert (str(caught.value), caught.value.__cause__) == (str(UnwrapError()), None)
+        assert caught.value.__context__ is None
 
 
 def test_compose_refuses_what_parse_would() -> None:

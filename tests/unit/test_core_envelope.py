@@ -77,6 +77,7 @@ def test_every_failure_is_the_same_error() -> None:
         with pytest.raises(UnwrapError) as caught:
             envelope.unwrap(attempt, ski, decapsulate)
         told.add((str(caught.value), caught.value.on, caught.value.rule, caught.value.hint, caught.value.__cause__))
+        assert caught.value.__context__ is None
     assert len(told) == 1
 
 
