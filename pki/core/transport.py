@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from math import gcd, isqrt, prod
 from typing import Annotated
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -18,6 +19,7 @@ from pki.core.profile import Profile
 MADE_BITS = 3072
 MIN_BITS = {Profile.STRICT: 3072, Profile.READ: 2048}
 MAX_BITS = 8192
+_SMALL_PRIMES = prod(one for one in range(2, 752) if all(one % least for least in range(2, isqrt(one) + 1)))
 
 
 class RsaAlgorithm(Enum):
@@ -143,7 +145,9 @@ def _load_public(public: bytes, profile: Profile) -> rsa.RSAPublicKey:
         raise ProfileError("The RSA key cannot be read", rule="CRT-009")
     smallest = MIN_BITS[profile]
     demand(smallest <= key.key_size <= MAX_BITS, "CRT-009", f"An RSA key has {smallest} to {MAX_BITS} bits")
-    exponent = key.public_numbers().e
+    exponent, modulus = key.public_numbers().e, key.public_numbers().n
+    # SP 800-89 §5.3.3: what has a small factor is no modulus, and an even one trips up those who wrap for it.
+    demand(gcd(modulus, _SMALL_PRIMES) == 1, "CRT-009", "The modulus of the RSA key has a small factor")
     least = 65537 if profile is Profile.STRICT else 3
     demand(least <= exponent < 1 << 32 and exponent % 2 == 1, "CRT-009", "The exponent of the RSA key is unusual")
     encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)

@@ -16,6 +16,7 @@ from pki.core import agreement, asn1, keys, oids, transport
 from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, UnwrapError
 from pki.core.keys import ALGORITHMS, EcAlgorithm, KemAlgorithm, KeyAlgorithm, RsaAlgorithm
 from pki.core.profile import Profile
+from tests.kit import tlv
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=3072)
 SMALL = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -98,6 +99,11 @@ def test_rsa_keys_of_bad_size_or_form() -> None:
     public = keys.public_from_private(RsaAlgorithm.OAEP_SHA256, pkcs8(RSA))
     three = rsa.RSAPublicNumbers(3, RSA.public_key().public_numbers().n).public_key()
     longer = b"\x30\x83\x00" + public[2:]
+    number = RSA.public_key().public_numbers().n
+    for modulus in (number + 1, 1 << 3071, (1 << 3072) - 1):
+        with pytest.raises(ProfileError, match="small factor") as caught:
+            keys.parse_spki(rsa_spki(tlv.seq(tlv.integer(modulus), tlv.integer(65537))))
+        assert caught.value.rule == "CRT-009"
     for bad in (small, spki(three), rsa_spki(longer), rsa_spki(b""), rsa_spki(bytes(9000)), rsa_spki(public + b"\0")):
         with pytest.raises(ProfileError) as caught:
             keys.parse_spki(bad)
@@ -178,10 +184,12 @@ def test_ml_kem_512_and_composite_in_pkcs8() -> None:
 @pytest.mark.parametrize("alg", [*ALGORITHMS.values()])
 def test_no_error_tells_of_the_key(alg: KeyAlgorithm) -> None:
     """A private key that cannot be used does not show in the error."""
-    for bad in (b"\x30\x03SEC", b"SECRET" * 4000, b""):
+    short = one_key(oids.ML_KEM_768, tlv.context(0, b"SECRET", constructed=False))
+    for bad in (b"\x30\x03SEC", b"SECRET" * 4000, b"", short):
         with pytest.raises(KeymailboxError) as caught:
             keys.load_private(bad)
         assert "SEC" not in str(caught.value) + repr(caught.value)
+        assert caught.value.part is None
     with pytest.raises(ProfileError) as wrong:
         keys.public_from_private(alg, b"SECRET")
     assert "SECRET" not in str(wrong.value)
