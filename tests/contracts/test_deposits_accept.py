@@ -19,7 +19,7 @@ from tests.kit.mail import ACME, GLOBEX, INITECH, Office, codes, compose
 from tests.kit.threads import together
 
 ML_DSA_65 = bytes.fromhex("0609608648016503040312")
-ML_DSA_87 = bytes.fromhex("0609608648016503040313")
+SLH_DSA = bytes.fromhex("0609608648016503040314")
 AES_256_GCM = bytes.fromhex("060960864801650304012e")
 AES_128_GCM = bytes.fromhex("0609608648016503040106")
 SHA_512 = bytes.fromhex("0609608648016503040203")
@@ -68,7 +68,7 @@ def test_a_deposit_is_stored_with_its_job_and_event(office: Office) -> None:
         (compose(GLOBEX, ACME)[:-1], "malformed"),
         (compose(GLOBEX, ACME) + b"\x00", "malformed"),
         (indefinite(compose(GLOBEX, ACME)), "malformed"),
-        (compose(GLOBEX, ACME).replace(ML_DSA_65, ML_DSA_87), "algorithm-not-allowed"),
+        (compose(GLOBEX, ACME).replace(ML_DSA_65, SLH_DSA), "algorithm-not-allowed"),
         (compose(GLOBEX, ACME).replace(AES_256_GCM, AES_128_GCM), "algorithm-not-allowed"),
         (compose(GLOBEX, ACME).replace(SHA_512, SHA_256), "algorithm-not-allowed"),
         (compose(GLOBEX, ACME) + bytes(1024 * 1024), "too-large"),

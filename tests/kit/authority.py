@@ -286,7 +286,7 @@ def authority() -> Authority:
     return Authority()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=None)
 def acme(algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE) -> Party:
     """Return acme/eu-west."""
     return Party(authority(), parse_address("acme/eu-west"), 11, algorithm)
