@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -50,7 +51,10 @@ def safe(text: str) -> str:
 def name_text(der: bytes) -> str:
     """Return a Name (RFC 5280 §4.1.2.4) as people write it, safe for a terminal."""
     try:
-        return safe(x509.Name.from_bytes(der).rfc4514_string()) or "(empty)"
+        with warnings.catch_warnings():
+            # A country of nine letters is shown as it is.
+            warnings.simplefilter("ignore")
+            return safe(x509.Name.from_bytes(der).rfc4514_string()) or "(empty)"
     except (ValueError, TypeError):
         return f"a name that cannot be read, {len(der)} bytes"
 

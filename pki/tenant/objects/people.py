@@ -107,6 +107,8 @@ def parse(der: bytes) -> Foreign:
         raise MalformedError(f"A certificate has more than {MAX_EXTENSIONS} extensions")
     if asn1.encode(fields.signature) != asn1.encode(outer.signature_algorithm):
         raise MalformedError("The certificate names one signature algorithm inside and another outside")
+    if fields.serial < 1:
+        raise MalformedError("The certificate's serial number is not positive")
     try:
         found = x509.load_der_x509_certificate(der)
         extensions = {one.oid: one.value for one in found.extensions}

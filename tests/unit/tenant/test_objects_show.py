@@ -18,6 +18,7 @@ import pytest
 from pki.core import asn1, envelope, keyattributes, keys, oids, packages, receipts, revocations, signing
 from pki.core.capabilities import prefer
 from pki.core.crl import Reason
+from pki.core.errors import MalformedError
 from pki.core.ids import deposit_id, fingerprint
 from pki.core.kem import Hkdf, KemAlgorithm
 from pki.core.packages import KeyMaterial
@@ -27,7 +28,7 @@ from pki.tenant.commands.outlines import record
 from pki.tenant.objects import looking
 from pki.tenant.objects.kinds import Kind, kind_of
 from pki.tenant.objects.looking import look
-from pki.tenant.objects.outline import MAX_LISTED, Node, safe
+from pki.tenant.objects.outline import MAX_LISTED, Node, name_text, safe
 from pki.tenant.objects.people import parse
 from pki.tenant.objects.reading import Source, decode_all
 from tests.kit.authority import NOW, PACKAGE_ID, acme, authority, globex
@@ -199,6 +200,15 @@ def test_nothing_moves_the_terminal() -> None:
     assert "\\x1b]0;owned" in everything
     assert safe("[red]markup[/red]") == "[red]markup[/red]"
     assert safe("x" * 1000).endswith("…")
+
+
+def test_odd_names_and_serials_warn_nobody() -> None:
+    """A country of three letters is shown, and a serial number of zero refused, without a warning of the library."""
+    named = bytes.fromhex("300e310c300a06035504061303414243")
+    assert name_text(named) == "C=ABC"
+    serial = asn1.encode(acme().seed * 10)
+    with pytest.raises(MalformedError, match="serial"):
+        parse(acme().identity_der.replace(serial, b"\x02\x01\x00", 1))
 
 
 def test_large_and_odd_objects_are_shown_in_bounds() -> None:
