@@ -7,12 +7,35 @@ from collections.abc import Collection, Iterable
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, oids
-from pki.core.errors import ProfileError
+from pki.core.der import Header, header
+from pki.core.errors import ProfileError, demand
+
+MOST = 32
+MOST_VALUES = 16
 
 
 def attribute(oid: Oid, value_der: bytes) -> asn1.Attribute:
     """Return an attribute with one value, given in DER."""
     return asn1.Attribute(oid=oid, values=asn1.SetOf([asn1.tlv(value_der)]))
+
+
+def measure(data: bytes, listed: Header, *, rule: str) -> None:
+    """Refuse more than `MOST` attributes in a list, or `MOST_VALUES` values in one, before one of them is decoded.
+
+    What is no list of attributes passes, or raises MalformedError: decoding will say what is wrong with it.
+    """
+    at, count = listed.content, 0
+    while at < listed.end:
+        one = header(data, at, listed.end)
+        at, count = one.end, count + 1
+        demand(count <= MOST, rule, f"There are more than {MOST} attributes")
+        if one.constructed and one.content < one.end:
+            kind = header(data, one.content, one.end)
+            held = header(data, kind.end, one.end) if kind.end < one.end else kind
+            inner, few = held.content, 0
+            while held.constructed and inner < held.end:
+                inner, few = header(data, inner, held.end).end, few + 1
+                demand(few <= MOST_VALUES, rule, f"An attribute has more than {MOST_VALUES} values")
 
 
 def values(

@@ -105,6 +105,9 @@ def decode_context(der: bytes) -> Context:
         raise ProfileError("A key version is from 1 to 2147483647", rule="DEP-002")
     if len(raw.purpose) > _MAX_PURPOSE or not raw.purpose.isprintable():
         raise ProfileError("A purpose has at most 128 printable characters", rule="DEP-002")
+    expires = raw.expires.as_datetime().replace(tzinfo=UTC)
+    if expires.microsecond:
+        raise ProfileError("A time is in whole seconds", on=str(expires), rule="DEP-002")
     try:
         sender, recipient, named = parse_address(raw.sender), parse_address(raw.recipient), key_id(raw.key_id)
     except (BadAddressError, UsageError) as error:
@@ -115,7 +118,7 @@ def decode_context(der: bytes) -> Context:
         key_id=named,
         key_version=raw.key_version,
         purpose=raw.purpose,
-        expires=raw.expires.as_datetime().replace(tzinfo=UTC),
+        expires=expires,
     )
 
 

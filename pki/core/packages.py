@@ -23,7 +23,9 @@ PKCS8 = "application/pkcs8"
 CONTENT_TYPES = frozenset({oids.SYMMETRIC_KEY_PACKAGE, oids.ASYMMETRIC_KEY_PACKAGE})
 _ORDER = (oids.MEDIA_TYPE, *keyattributes.ORDER)
 _SEQUENCE, _FIRST = 0x30, 0xA0
-_MAX_ATTRIBUTES = 32
+_MAX_ATTRIBUTES = 64 * 1024
+_MOST_PARTS = 5
+"""Of a package or of a key in PKCS #8."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def _symmetric(der: bytes, profile: Profile) -> KeyMaterial:
     plain = package.version == 1 and (package.attrs is None or not strict) and len(package.keys) == 1
     demand(plain, "PKG-001", "The key package is not of version 1 with exactly one key")
     (one,) = package.keys
+    # RFC 6031 §2: SIZE (1..MAX)
+    demand(one.attrs is None or bool(one.attrs) or not strict, "PKG-002", "The key has an empty list of attributes")
     found = _values(package.attrs or [], profile) | _values(one.attrs or [], profile)
     ordered = list(found) == [oid for oid in _ORDER if oid in found]
     demand(ordered or not strict, "PKG-003", "The key's attributes are not in order")
@@ -113,33 +117,28 @@ def _asymmetric(der: bytes, profile: Profile) -> KeyMaterial:
 def _measure(der: bytes) -> None:
     """Refuse many keys and many attributes before one of them is decoded (rules PKG-001, PKG-002)."""
     outer = header(der, 0, len(der))
-    at = outer.content
+    at, count = outer.content, 0
     while at < outer.end and outer.constructed:
-        part = header(der, at, outer.end)
+        part, count = header(der, at, outer.end), count + 1
+        demand(count <= _MOST_PARTS, "PKG-001", "The key package has too many parts")
         if part.tag == _FIRST:
             _demand_few(der, part)
         elif part.tag == _SEQUENCE:
-            few = _count(der, part, _MAX_ATTRIBUTES) <= _MAX_ATTRIBUTES
-            demand(few, "PKG-001", "The key package does not hold exactly one key")
             if part.content == part.end:
                 break
             key = header(der, part.content, part.end)
+            if key.tag != _SEQUENCE:
+                break
+            demand(key.end == part.end, "PKG-001", "The key package does not hold exactly one key")
             if der[key.content : min(key.content + 1, key.end)] == bytes([_SEQUENCE]):
                 _demand_few(der, header(der, key.content, key.end))
         at = part.end
 
 
-def _demand_few(der: bytes, attributes: Header) -> None:
-    few = _count(der, attributes, _MAX_ATTRIBUTES) <= _MAX_ATTRIBUTES
-    demand(few, "PKG-002", f"A key has more than {_MAX_ATTRIBUTES} attributes")
-
-
-def _count(der: bytes, outer: Header, most: int) -> int:
-    """Return how many values are inside, up to one more than ``most``."""
-    at, count = outer.content, 0
-    while at < outer.end and count <= most:
-        at, count = header(der, at, outer.end).end, count + 1
-    return count
+def _demand_few(der: bytes, listed: Header) -> None:
+    small = listed.end - listed.content <= _MAX_ATTRIBUTES
+    demand(small, "PKG-002", f"A key's attributes have more than {_MAX_ATTRIBUTES} bytes")
+    attributes.measure(der, listed, rule="PKG-002")
 
 
 def _values(listed: Iterable[asn1.Attribute], profile: Profile) -> dict[Oid, bytes]:
@@ -149,9 +148,10 @@ def _values(listed: Iterable[asn1.Attribute], profile: Profile) -> dict[Oid, byt
 
 def _parsed(der: bytes) -> OneAsymmetricKey:
     outer = header(der, 0, len(der))
-    at = outer.content
+    at, count = outer.content, 0
     while at < outer.end and outer.constructed:
-        part = header(der, at, outer.end)
+        part, count = header(der, at, outer.end), count + 1
+        demand(count <= _MOST_PARTS, "PKG-004", "The private key has too many parts")
         if part.tag == _FIRST:
             _demand_few(der, part)
         at = part.end

@@ -316,6 +316,9 @@ def decode_time(der: bytes) -> datetime:
     moment = asn1.decode(asn1.GeneralizedTime, der, what="The time").as_datetime().replace(tzinfo=UTC)
     if moment < _TIME_LIMIT:
         raise MalformedError("A time before 2050 is written as UTCTime", on=str(moment))
+    if moment.microsecond:
+        # RFC 5652 §11.3
+        raise MalformedError("A time is in whole seconds", on=str(moment))
     return moment
 
 

@@ -199,6 +199,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     algorithm = signature_algorithm(outer, tbs, rule="CRT-002")
     demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
     for extension in tbs.extensions:
+        demand(len(extension.value) <= _MAX_EXTENSION, "CRT-016", f"An extension has over {_MAX_EXTENSION} bytes")
         if extension.oid == ExtensionOID.AUTHORITY_KEY_IDENTIFIER:
             demand(extension.value[:4] == _AKI, "CRT-005", "The issuer is not named by a key identifier alone")
     try:
@@ -257,6 +258,9 @@ def verify_chain(leaf: ParsedCertificate, *, issuing_der: bytes, root_der: bytes
 
 def common_name_of(name_der: bytes) -> str:
     """Return the one common name of a Name in DER, or an empty text."""
+    # The longest of an address has 120; the library's reading of a long one costs many times its size.
+    if len(name_der) > _MAX_NAME:
+        return ""
     try:
         names = x509.Name.from_bytes(name_der).get_attributes_for_oid(NameOID.COMMON_NAME)
     except (ValueError, TypeError) as error:
@@ -264,6 +268,9 @@ def common_name_of(name_der: bytes) -> str:
     return str(names[0].value) if len(names) == 1 else ""
 
 
+_MAX_NAME = 256
+_MAX_EXTENSION = 4096
+_MOST_FIELDS = 10
 _EXTENSIONS = 0xA3
 _AKI = b"\x30\x16\x80\x14"  # SEQUENCE of [0] with 20 bytes (RFC 5280 §4.2.1.1)
 _CAPABILITIES = oids.SMIME_CAPABILITIES
@@ -321,10 +328,11 @@ def _time(moment: datetime) -> asn1.UTCTime | asn1.GeneralizedTime:
 def _extensions(tbs: bytes) -> int:
     """Return how many extensions there are, up to one more than there may be; none of them is decoded."""
     outer = header(tbs, 0, len(tbs))
-    at, count = outer.content, 0
+    at, fields, count = outer.content, 0, 0
     while at < outer.end:
         one = header(tbs, at, outer.end)
-        at = one.end
+        at, fields = one.end, fields + 1
+        demand(fields <= _MOST_FIELDS, "CRT-016", f"There are more than {_MOST_FIELDS} fields")
         if one.tag == _EXTENSIONS and one.content < one.end:
             listed = header(tbs, one.content, one.end)
             inner = listed.content

@@ -303,3 +303,51 @@ def test_an_envelope_of_a_megabyte_of_parts(name: str, part: bytes) -> None:
     """The parts of an envelope are few: the eighth is not looked at."""
     der = forge.content_info(forge.AUTH_ENVELOPED_DATA, tlv.seq(part * (1 << 18)))
     assert refused(name, der).rule == "ENV-001"
+
+
+MEGABYTE = 1 << 20
+NULLS = tlv.NULL * (MEGABYTE // 2)
+LONG_NAME = forge.name(*[("2.5.4.3", "x")] * 700)
+RECEIVERS = tlv.attribute(
+    oids.KEY_PACKAGE_RECEIVERS.dotted_string, tlv.seq(tlv.context(0, tlv.oid(forge.SIREN_DN), tlv.octets(LONG_NAME)))
+)
+FILLED = {
+    "PKG-001 parts": ("package", tlv.seq(NULLS)),
+    "PKG-002 values": (
+        "package",
+        forge.key_package(attributes=[tlv.attribute(forge.MEDIA_TYPE, *[tlv.NULL] * 20_000)]),
+    ),
+    "PKG-002 value": ("package", forge.key_package(media_type="a" * MEGABYTE)),
+    "PKG-002 none": ("package", tlv.seq(tlv.seq(tlv.seq(tlv.seq(), tlv.octets(bytes(32)))))),
+    "PKG-009 name": ("package", forge.key_package(attributes=[RECEIVERS])),
+    "PKG-004 parts": ("package-asymmetric", tlv.seq(tlv.seq(NULLS))),
+    "PKG-002 own": (
+        "package-asymmetric",
+        tlv.seq(tlv.seq(ED25519[2:], tlv.context(0, tlv.attribute("1.2.3", *[tlv.NULL] * 20_000)))),
+    ),
+    "CRT-016 fields": ("certificate", tlv.seq(tlv.seq(tlv.NULL * 30_000), pki.GOOD, tlv.bits(b"x"))),
+    "CRT-016 extension": (
+        "certificate",
+        pki.certificate(extensions=[pki.usage(), pki.names(*["a"] * 19_000), pki.ski(bytes(20)), pki.aki()]),
+    ),
+    "REQ-003 name": ("request", pki.request(subject=LONG_NAME)),
+    "RCP-003 name": ("receipt", pki.receipt(by=pki.entity(LONG_NAME))),
+}
+
+
+@pytest.mark.parametrize("case", list(FILLED))
+def test_filled_with_small_things(case: str) -> None:
+    """What is many within one value, and not many values, is counted as well before it is decoded."""
+    name, der = FILLED[case]
+    assert refused(name, der).rule == case.split()[0]
+    assert spent(name, der) <= 4 * len(der) + SLACK
+
+
+def test_times_are_of_whole_seconds() -> None:
+    """A fraction of a second would be lost when it is written again, so it is not read (RFC 5652 §11.3)."""
+    fraction = tlv.tlv(0x18, b"20500101000000.5Z")
+    context = forge.deposit_context()
+    changed = tlv.seq(context[2:-17] + fraction)
+    assert refused("context", changed).rule == "DEP-002"
+    with pytest.raises(MalformedError):
+        signing.decode_time(fraction)
