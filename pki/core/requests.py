@@ -62,6 +62,9 @@ class UnverifiedRequest:
         """Return the request if ``identity_key`` signed it, else raise SignatureError (rule REQ-005)."""
         if self.kind is CertificateKind.IDENTITY and identity_key.spki != self.spki:
             raise SignatureError("The request is for another identity key", on=str(self.address), rule="REQ-005")
+        if self.kind is CertificateKind.ENCRYPTION and identity_key.spki == self.spki:
+            # SP 800-57 part 1 §5.2: a key is for one use. ECDSA and ECDH keys look the same.
+            raise SignatureError("The identity key is no encryption key", on=str(self.address), rule="REQ-005")
         try:
             if self.signature_algorithm is not identity_key.algorithm:
                 raise SignatureError

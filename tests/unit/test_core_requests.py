@@ -14,11 +14,11 @@ from pyasn1.codec.der.decoder import decode as ber_decode
 from pyasn1.codec.der.encoder import encode as ber_encode
 from pyasn1_alt_modules import rfc2986, rfc9883
 
-from pki.core import asn1, attributes, oids, requests, signing
+from pki.core import asn1, attributes, oids, requests, signing, x509
 from pki.core.certificates import CertificateKind
 from pki.core.errors import AlgorithmError, ProfileError, SignatureError
 from pki.core.signatures import SignatureAlgorithm
-from tests.kit.authority import NOW, acme, globex
+from tests.kit.authority import NOW, acme, globex, new_signing_key
 
 IDENTITY, ENCRYPTION = CertificateKind.IDENTITY, CertificateKind.ENCRYPTION
 EC_SPKI = (
@@ -117,3 +117,19 @@ def test_req_005_stolen_public_key() -> None:
         with pytest.raises(SignatureError) as caught:
             parsed.verify(party.key.public)
         assert caught.value.rule == "REQ-005"
+
+
+def test_req_005_an_identity_key_does_not_stand_for_itself() -> None:
+    """An EC key that signs is no key to agree with: each is for one use, whatever its owner asks for."""
+    key = new_signing_key(SignatureAlgorithm.ECDSA_P256)
+    der = requests.encryption_request(
+        acme().address,
+        key.public.spki,
+        requests.Statement(x509.name_der(acme().address), 1),
+        sign=key.sign,
+        signing_time=NOW,
+        algorithm=SignatureAlgorithm.ECDSA_P256,
+    )
+    with pytest.raises(SignatureError) as caught:
+        requests.parse_request(der).verify(key.public)
+    assert caught.value.rule == "REQ-005"

@@ -201,6 +201,8 @@ def check_request(unit: Unit, deps: Deps, request: VerifiedRequest, owner: Addre
     for known in store.by_ski(unit, x509.key_identifier(request.spki).hex()):
         if known.address != owner:
             raise ConflictError("The key is certified for another instance", hint="kmb cert renew")
+        if known.kind is not request.kind:
+            raise ConflictError("The key is certified for another use", hint="kmb cert renew")
         if known.state is CertificateState.REVOKED and is_lost(known):
             raise RevokedError("The key was revoked and does not come back", on=str(owner), hint="kmb cert renew")
     if request.kind is CertificateKind.ENCRYPTION:
