@@ -7,13 +7,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from pki.core import envelope, oids
-from pki.core.capabilities import prefer
+from pki.core.capabilities import Capabilities, prefer
 from pki.core.certificates import VerifiedCertificate, check_listed, proof_of_decryption
 from pki.core.crl import Reason
 from pki.core.errors import CertificateError, NotFoundError, ProfileError, UnavailableError
 from pki.core.ids import Fingerprint, RequestId, request_id
 from pki.core.kem import Hkdf, KemAlgorithm
-from pki.core.keys import KeyAlgorithm
+from pki.core.keys import KeyAlgorithm, parse_spki
 from pki.core.keys import spki as key_spki
 from pki.core.requests import Statement, encryption_request, identity_request, parse_request
 from pki.core.revocations import compose_revocation
@@ -74,7 +74,10 @@ class Certificates:
         preferred = prefer(algorithm, kdf)
         open_request = self._under_way(CertificateKind.ENCRYPTION)
         if open_request is not None:
-            return open_request
+            if _asks_for(open_request, algorithm, preferred):
+                return open_request
+            # Who asks for another kind of key does not get the earlier one: the server may have held that back.
+            self._journal.own.reject_request(open_request.id)
         identity = parse_certificate(self.active(CertificateKind.IDENTITY).der)
         key = self._holder.create_encryption(algorithm)
         spki = key_spki(key.algorithm, key.public_key)
@@ -213,6 +216,12 @@ class Certificates:
         request = OwnRequest(RequestId(request_id(der)), kind.value, der, ski)
         self._journal.own.add_request(request, self._clock())
         return request
+
+
+def _asks_for(request: OwnRequest, algorithm: KeyAlgorithm, preferred: Capabilities | None) -> bool:
+    asked = parse_request(request.der)
+    found, _ = parse_spki(asked.spki)
+    return found.oid == algorithm.oid and asked.capabilities == preferred
 
 
 _RENEW = {

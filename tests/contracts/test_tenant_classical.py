@@ -126,6 +126,16 @@ def test_a_preferred_key_derivation_is_followed_and_renewed(acme: Agent, globex:
         globex.publish(EcAlgorithm.P_256, kdf=Hkdf.SHA512)
 
 
+def test_another_algorithm_than_the_one_under_way(globex: Agent) -> None:
+    """A request for a classical key that was held back is not taken up by somebody who asks for a better one."""
+    held = globex._certificates.encryption_request(EcAlgorithm.P_256)
+    assert globex._certificates.encryption_request(EcAlgorithm.P_256).id == held.id
+    better = globex._certificates.encryption_request(KemAlgorithm.COMPOSITE)
+    assert better.id != held.id
+    globex.publish(KemAlgorithm.COMPOSITE)
+    assert globex._certificates.suite() == (KemAlgorithm.COMPOSITE, Hkdf.SHA256)
+
+
 def _revoke(agent: Agent) -> None:
     active = next(one for one in agent.certificates() if one.kind == "encryption")
     agent.revoke(active.fingerprint, Reason.SUPERSEDED)
