@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import ExtensionOID
 
 from pki.core import asn1, signatures
 from pki.core.errors import CertificateError, ExpiredError, SignatureError, demand
@@ -50,6 +51,12 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes:
     return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
 
 
+_UNDERSTOOD = {
+    ExtensionOID.BASIC_CONSTRAINTS,
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+}
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -71,6 +78,9 @@ def _verified_issuing(issuing_der: bytes, root_der: bytes) -> tuple[x509.Certifi
     except _UNREADABLE:
         raise CertificateError("The issuing CA does not chain to the root", rule="CRT-014") from None
     named = root.issuer == root.subject == issuing.issuer
+    above = root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    # RFC 5280 §4.2.1.9: the issuing CA is one below.
+    demand(above is None or above >= 1, "CRT-014", "The root may not have an issuing CA below it")
     if not named:
         raise CertificateError("The issuing CA does not chain to the root", on="another issuer", rule="CRT-014")
     return issuing, root
@@ -93,4 +103,7 @@ def _verified_authority(der: bytes, signer: VerifyingKey) -> x509.Certificate:
     subject_key_identifier(found)
     if not (constraints.critical and constraints.value.ca and usage.key_cert_sign):
         raise CertificateError("A CA certificate may not sign certificates", rule="CRT-014")
+    # RFC 5280 §4.2: what is critical and not understood, such as name constraints, is refused.
+    critical = {one.oid for one in found.extensions if one.critical}
+    demand(critical <= _UNDERSTOOD, "CRT-014", "A CA certificate has a critical extension that is not understood")
     return found

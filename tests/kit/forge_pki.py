@@ -102,11 +102,12 @@ def ca(
     path: int,
     basic: bool = True,
     not_after: datetime = NOW + 2000 * DAY,
+    extra: Sequence[bytes] = (),
 ) -> bytes:
     """Return the certificate of a root or issuing CA; without ``basic`` it says that it is none."""
     above, signer = issuer
     constraints = tlv.seq(tlv.boolean(True), tlv.integer(path)) if basic else tlv.seq()
-    listed = [extension(BASIC, constraints, critical=True), usage(b"\x01\x06"), ski(key.ski), aki(signer.ski)]
+    listed = [extension(BASIC, constraints, critical=True), usage(b"\x01\x06"), ski(key.ski), aki(signer.ski), *extra]
     tbs = tlv.seq(
         tlv.context(0, tlv.integer(2)),
         tlv.integer(serial),

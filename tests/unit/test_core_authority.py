@@ -17,10 +17,12 @@ from pyasn1.codec.der.decoder import decode as ber_decode
 from pyasn1.codec.der.encoder import encode as ber_encode
 from pyasn1_alt_modules import rfc5280
 
-from pki.core import asn1, composites, signatures, x509
+from pki.core import asn1, authorities, composites, signatures, x509
 from pki.core.errors import AlgorithmError, CertificateError, KeymailboxError, ProfileError
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.x509 import CertificateKind
+from tests.kit import forge_pki as pki
+from tests.kit import tlv
 from tests.kit.authority import DAY, NOW, Authority, Party, acme, authority, new_signing_key
 
 
@@ -190,3 +192,18 @@ def test_crt_008_another_algorithm_than_the_issuer_s() -> None:
     with pytest.raises(CertificateError) as caught:
         verify(x509.assemble(changed, authority().key.sign(changed)), issuing_der=authority().issuing_der)
     assert caught.value.rule == "CRT-008"
+
+
+@pytest.mark.parametrize(
+    ("above", "extra"),
+    [(0, ()), (1, (pki.extension("2.5.29.30", tlv.seq(), critical=True),))],
+    ids=["path length", "name constraints"],
+)
+def test_crt_014_what_limits_an_authority_is_obeyed(above: int, extra: tuple[bytes, ...]) -> None:
+    """A root that may have no CA below it has none, and a critical extension that is not understood is refused."""
+    self_signed = ("R", pki.ROOT)
+    root = pki.ca("R", pki.ROOT, self_signed, serial=1, path=above)
+    issuing = pki.ca("I", pki.ISSUING, self_signed, serial=2, path=0, extra=extra)
+    with pytest.raises(KeymailboxError) as caught:
+        authorities.verify_authorities(issuing_der=issuing, root_der=root, now=NOW)
+    assert caught.value.rule == "CRT-014"
