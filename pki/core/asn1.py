@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, TypeVar, Union
 
 from cryptography.hazmat import asn1
@@ -50,6 +51,12 @@ def inner(kind: type[T], value: asn1.TLV, *, what: str) -> T:
 def encode(value: object) -> bytes:
     """Encode a declared type into DER."""
     return asn1.encode_der(value)
+
+
+@lru_cache(maxsize=256)
+def encoded_oid(oid: Oid) -> bytes:
+    """Return an object identifier in DER; the few that there are are encoded once."""
+    return asn1.encode_der(oid)
 
 
 def tlv(der: bytes) -> asn1.TLV:

@@ -250,8 +250,9 @@ def _attributes(
         extra = [one for one in known if one.oid not in (oids.CONTENT_TYPE, oids.DEPOSIT_CONTEXT)]
         known = [one for one in known if one not in extra]
     found = attributes.values(known, required=(oids.CONTENT_TYPE,), optional=(oids.DEPOSIT_CONTEXT,), rule="ENV-011")
-    typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
-    demand(typed == content_type, "ENV-012", "The content type differs from the authenticated one")
+    if found[oids.CONTENT_TYPE] != asn1.encoded_oid(content_type):
+        typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
+        raise ProfileError("The content type differs from the authenticated one", on=oids.name(typed), rule="ENV-012")
     return found.get(oids.DEPOSIT_CONTEXT), tuple(asn1.encode(one) for one in extra)
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import agreement, asn1, kem, oids, transport
-from pki.core.errors import AlgorithmError, KeymailboxError, demand
+from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, demand
 from pki.core.kem import Hkdf
 from pki.core.keys import EcAlgorithm, KemAlgorithm, KeyAlgorithm
 from pki.core.profile import Profile
@@ -208,7 +208,7 @@ def _parse_kem(der: bytes, profile: Profile) -> list[ParsedRecipient | Unsupport
     if other.kind != oids.KEM_RECIPIENT_INFO:
         wrong = AlgorithmError("A recipient is of another kind than KEM", on=oids.name(other.kind))
         return [_unsupported(profile, f"other ({oids.name(other.kind)})", wrong)]
-    info = asn1.decode(asn1.KemRecipient, asn1.encode(other.value), what="A KEM recipient")
+    info = asn1.inner(asn1.KemRecipient, other.value, what="A KEM recipient")
     demand(info.version == 0, "ENV-002", "The version of a KEM recipient is not 0")
     ski, issuer_serial = _named(info.rid, profile)
     try:
@@ -223,7 +223,8 @@ def _parse_kem(der: bytes, profile: Profile) -> list[ParsedRecipient | Unsupport
         size = _wrap_size(info.wrap, profile)
     except AlgorithmError as error:
         return [_unsupported(profile, "KEM", error, ski, issuer_serial)]
-    demand(info.kem.parameters is None, "ENV-004", "The KEM has parameters", asn1.encode(info.kem))
+    if info.kem.parameters is not None:
+        raise ProfileError("The KEM has parameters", rule="ENV-004", at=asn1.encode(info.kem))
     demand(len(info.kem_ciphertext) == alg.ciphertext_size, "ENV-005", "The KEM ciphertext has a wrong size")
     demand(info.kek_length == size, "ENV-007", "The length of the wrapping key is not that of its algorithm")
     _check_wrapped(info.encrypted_key, info.ukm, profile)

@@ -174,11 +174,12 @@ def parse(
     if info.signed_attrs is None:
         raise ProfileError("The signed attributes are missing", rule="SIG-005")
     found = _attributes(info.signed_attrs.as_list(), extra, profile)
-    typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
-    demand(typed == content_type, "SIG-005", "The content type differs from the signed one")
+    if found[oids.CONTENT_TYPE] != asn1.encoded_oid(content_type):
+        typed = asn1.decode(Oid, found[oids.CONTENT_TYPE], what="The content type")
+        raise ProfileError("The content type differs from the signed one", on=oids.name(typed), rule="SIG-005")
     stamp = found.get(oids.SIGNING_TIME)
     return UnverifiedSigned(
-        content_type=typed,
+        content_type=content_type,
         content=signed.content.content,
         signer_ski=signer if isinstance(signer, bytes) else b"",
         signer_serial=None if isinstance(signer, bytes) else signer,
