@@ -19,6 +19,8 @@ from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind as CertificateKind
 from pki.core.x509 import ParsedCertificate
 
+MAX_LIFETIME = timedelta(days=400)
+"""How long a certificate may be valid: what was endorsed once is not endorsed for ever (docs/adr/0010)."""
 ENDORSEMENT_WINDOW = timedelta(hours=48)
 """How far a certificate's notBefore may lie from its request's signing time (docs/adr/0002)."""
 
@@ -81,6 +83,8 @@ class VerifiedCertificate:
     """A certificate that passed every check; only `check_listed` and `check_stored` make one."""
 
     parsed: ParsedCertificate
+    endorsed_at: datetime | None = None
+    """When its owner signed the request that endorses it; None where that was verified before."""
 
     @cached_property
     def identity_key(self) -> VerifyingKey:
@@ -131,7 +135,11 @@ def check_listed(
         raise CertificateError(
             "The certificate does not start within 48 hours of its request", on=str(address), rule="CRT-013"
         )
-    return VerifiedCertificate(parsed)
+    if parsed.not_after - parsed.not_before > MAX_LIFETIME:
+        raise CertificateError(
+            f"The certificate is valid for more than {MAX_LIFETIME.days} days", on=str(address), rule="CRT-017"
+        )
+    return VerifiedCertificate(parsed, request.signing_time)
 
 
 def check_stored(

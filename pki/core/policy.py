@@ -76,6 +76,7 @@ RULES: Mapping[str, str] = {
     "CRT-014": "Root and issuing CA may sign certificates, and chain.",
     "CRT-015": "Capabilities are 1 to 16 in at most 1 KiB, first the one that is preferred.",
     "CRT-016": "It has at most 64 KiB and 16 extensions.",
+    "CRT-017": "It is valid for at most 400 days.",
     "CRL-001": "The issuing CA signed the revocation list.",
     "CRL-002": "It has no critical extension, so it is a full list.",
     "CRL-003": "It is not past its nextUpdate.",

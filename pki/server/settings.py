@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pki.core.certificates import MAX_LIFETIME
 from pki.core.errors import SettingsError
 
 PREFIX = "KMB_"
@@ -70,6 +71,14 @@ class Settings(BaseSettings):
     def _positive(cls, value: timedelta) -> timedelta:
         if value <= timedelta(0):
             raise ValueError("must be longer than nothing")
+        return value
+
+    @field_validator("certificate_lifetime")
+    @classmethod
+    def _not_for_ever(cls, value: timedelta) -> timedelta:
+        # A day less than relying parties take, since a certificate starts a little before it is issued.
+        if value >= MAX_LIFETIME:
+            raise ValueError(f"must be shorter than {MAX_LIFETIME.days} days, which is what agents take")
         return value
 
     @field_validator("public_url")

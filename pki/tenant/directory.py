@@ -69,6 +69,7 @@ class Directory:
             encryption = self._check(listing, listing.encryption, CertificateKind.ENCRYPTION, trusted, crl, now)
         # Only now is the list's signer known to be under our root, so only now may its number count.
         self._count(crl)
+        self._demand_newest(identity, encryption)
         kept = pin or self._journal.pins.first(address, trusted, now)
         if kept.identity_key != trusted:
             raise self._changed(address, kept.identity_key, trusted)
@@ -149,6 +150,19 @@ class Directory:
                 hint=hint,
             )
         return crl
+
+    def _demand_newest(self, *shown: VerifiedCertificate | None) -> None:
+        """Refuse what was endorsed before what we saw already: old keys must not come back (docs/adr/0010)."""
+        for one in shown:
+            if one is None or one.endorsed_at is None:
+                continue
+            name, seconds = f"endorsed {one.parsed.kind} {one.parsed.address}", int(one.endorsed_at.timestamp())
+            if self._journal.marks.grow(name, seconds) > seconds:
+                raise StaleError(
+                    f"The directory shows an older {one.parsed.kind} certificate than before",
+                    on=f"{one.parsed.address}, endorsed at {one.endorsed_at}",
+                    hint=f"ask {one.parsed.address.tenant} to run: kmb cert renew; do not send until this is explained",
+                )
 
     def _count(self, crl: Crl) -> None:
         self._journal.marks.grow(CRL, crl.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -132,6 +133,22 @@ def test_a_certificate_of_somebody_else_is_refused(stage: Stage) -> None:
     assert isinstance(refused(stage.send()), WrongPartyError)
     assert not any(request.url.path == "/v1/deposits" for request in stage.to_sender.seen)
     stage.to_sender.seen.clear()
+
+
+def test_an_older_certificate_is_refused(stage: Stage) -> None:
+    """The operator shows globex's key of before its renewal, still valid in itself: old keys do not come back."""
+    before = entry_of(stage.globex)["encryption"]
+    time.sleep(1.1)  # a signing time is of whole seconds
+    stage.globex.publish()
+    assert stage.send().failed == []
+    stage.to_sender.change = listed_as(stage, "encryption", **before)
+    error = refused(stage.send())
+    assert isinstance(error, StaleError)
+    assert "older encryption certificate" in error.message
+    stage.to_sender.honest()
+    resumed = stage.sender.resume()
+    assert resumed is not None
+    assert len(resumed.delivered) >= 1
 
 
 def test_a_certificate_that_the_ca_made_up_is_refused(stage: Stage) -> None:

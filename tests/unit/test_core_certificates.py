@@ -163,6 +163,20 @@ def test_a_substitute_that_the_operator_made() -> None:
     assert caught.value.rule == "CRT-012"
 
 
+@pytest.mark.parametrize("days", [400, 401, 16 * 365])
+def test_crt_017_for_ever(days: int) -> None:
+    """CRT-017: what was endorsed once cannot be made valid for ever by whoever has the CA's key."""
+    start = acme().requested
+    end = start + timedelta(days=days)
+    lasting = authority().issue(acme().address, acme().kem_spki, ENCRYPTION, not_before=start, not_after=end)
+    if days <= 400:
+        assert check(acme(), ENCRYPTION, certificate_der=lasting).endorsed_at == acme().requested
+        return
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), ENCRYPTION, certificate_der=lasting)
+    assert caught.value.rule == "CRT-017"
+
+
 @pytest.mark.parametrize("hours", [-49, 49])
 def test_crt_013_old_endorsement(hours: int) -> None:
     """CRT-013: a new certificate under an old request is refused (docs/adr/0002)."""

@@ -48,6 +48,7 @@ def certificates() -> Iterator[Case]:
             certificate(not_before=NOW + DAY, not_after=NOW + 2 * DAY),
         ),
         ("CRT-003", "expired", "Expired a second ago", certificate(not_after=NOW - timedelta(seconds=1))),
+        ("CRT-017", "sixteen-years", "Valid for 16 years", certificate(not_after=NOW + 16 * 365 * DAY)),
         ("CRT-004", "two-names", "Two addresses", only(1, pki.names(uri, pki.uri("acme/eu-west")))),
         ("CRT-004", "no-address", "The name is a web site", only(1, pki.names("https://example.com/"))),
         ("CRT-004", "other-subject", "The subject names more", certificate(subject=forge.name(*TWO))),
