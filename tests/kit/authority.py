@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
@@ -286,7 +286,7 @@ def authority() -> Authority:
     return Authority()
 
 
-@lru_cache(maxsize=None)
+@cache
 def acme(algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE) -> Party:
     """Return acme/eu-west."""
     return Party(authority(), parse_address("acme/eu-west"), 11, algorithm)
