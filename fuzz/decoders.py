@@ -23,7 +23,8 @@ from pki.core import (
 )
 from pki.core.profile import Profile
 from pki.core.signatures import VerifyingKey
-from pki.tenant.objects import ber, reading
+from pki.tenant.objects import ber, looking, reading
+from pki.tenant.objects.outline import Node
 from tests.kit import forge, forge_pki, tlv
 from tests.kit.authority import NOW, PACKAGE_ID
 from tests.kit.vectors import FOLDER, load, own
@@ -172,6 +173,18 @@ def foreign(data: bytes) -> object:
     return envelope.parse(der, profile=Profile.READ)
 
 
+def show(data: bytes) -> object:
+    """Show any object as a tree, from which no control character may come."""
+    for source in reading.decode_all(data):
+        seen = looking.look(source)
+        assert _printable(seen.tree)
+    return data
+
+
+def _printable(node: Node) -> bool:
+    return (node.name + node.value).isprintable() and all(_printable(one) for one in node.items)
+
+
 def file(data: bytes) -> object:
     """Read what a file holds: DER, BER or PEM."""
     return list(reading.decode_all(data))
@@ -199,6 +212,7 @@ DECODERS: dict[str, Decoder] = {
     "capabilities": preferences,
     "ber": foreign,
     "file": file,
+    "show": show,
 }
 _KINDS = {
     "envelope-read": "envelope",
@@ -232,6 +246,8 @@ def seeds(name: str) -> Iterable[bytes]:
         whole = forge.envelope([forge.kem_recipient(forge_pki.GLOBEX_KEY, forge.CEK)])
         yield b"\x30\x80" + whole[4:] + b"\0\0"
         yield b"\x24\x80\x04\x01a\x04\x01b\0\0"
+    elif name == "show":
+        yield from (vector.body for vector in map(load, own()) if vector.header["expect"] == "accepted")
     elif name == "file":
         crl = _shared("crl")
         yield crl
