@@ -160,10 +160,15 @@ def parse(
     strict = profile is Profile.STRICT
     outer = asn1.decode(asn1.ContentInfo, encoded, what="The signed object")
     demand(outer.content_type == oids.SIGNED_DATA, "SIG-001", "The object is not SignedData")
-    if strict:
-        signed = asn1.inner(asn1.MeasuredSignedData, outer.content, what="The signed object")
-    else:
-        signed = asn1.decode(asn1.MeasuredSignedData, _bare(asn1.encode(outer.content)), what="The signed object")
+    try:
+        if strict:
+            signed = asn1.inner(asn1.MeasuredSignedData, outer.content, what="The signed object")
+        else:
+            signed = asn1.decode(asn1.MeasuredSignedData, _bare(asn1.encode(outer.content)), what="The signed object")
+    except MalformedError as error:
+        if said := _odd_form(bytes(outer.content.data)):
+            error.message, error.on = said, ""
+        raise
     demand(signed.version == 3 or (signed.version == 1 and not strict), "SIG-001", "The version of SignedData is not 3")
     content_type = signed.content.content_type
     demand(content_types is None or content_type in content_types, "SIG-002", "The content has an unexpected type")
@@ -200,13 +205,29 @@ def _stated(moment: datetime | None) -> datetime:
     return moment
 
 
+def _odd_form(fields: bytes) -> str:
+    """Say which of the forms of RFC 5652 §5.1 it is that others use and that nobody takes here, or return nothing."""
+    at, seen = 0, 0
+    try:
+        while at < len(fields) and seen < _FIELDS:
+            one = der.header(fields, at, len(fields))
+            if one.tag == 0x30 and der.header(fields, one.content, one.end).end == one.end:
+                return "The signed object does not hold what was signed (a detached signature)"
+            if one.tag in (0xA0, 0xA1):
+                return "The signed object brings certificates or revocation lists along"
+            at, seen = one.end, seen + 1
+    except MalformedError:
+        pass
+    return ""
+
+
 def _bare(signed: bytes) -> bytes:
     """Return a SignedData without its embedded certificates [0] and revocation lists [1] (RFC 5652 §5.1)."""
     outer = der.header(signed, 0, len(signed))
     fields: list[der.Header] = []
     at = outer.content
     while at < outer.end:
-        demand(len(fields) < 6, "SIG-001", "SignedData has too many fields")
+        demand(len(fields) < _FIELDS, "SIG-001", "SignedData has too many fields")
         fields.append(der.header(signed, at, outer.end))
         at = fields[-1].end
     kept = [one for one in fields if one.tag not in (0xA0, 0xA1)]
@@ -324,6 +345,8 @@ def decode_time(der: bytes) -> datetime:
 
 
 _SET, _SKI_TAG = b"\x31", b"\x80"
+_FIELDS = 6
+"""What SignedData may hold at most."""
 _DIGEST_OIDS = {"sha256": oids.SHA256, "sha384": oids.SHA384, "sha512": oids.SHA512}
 _DIGESTS = {oids.SHAKE256: "shake256", **{oid: name for name, oid in _DIGEST_OIDS.items()}}
 _ECDSA = {oids.ECDSA_SHA256: "sha256", oids.ECDSA_SHA384: "sha384", oids.ECDSA_SHA512: "sha512"}
