@@ -96,7 +96,7 @@ def algorithm(oid: Oid, *, rule: str = "ENV-004", profile: Profile = Profile.STR
     for member in MADE if profile is Profile.STRICT else KemAlgorithm:
         if member.oid == oid:
             return member
-    raise AlgorithmError("This key encapsulation is not allowed", on=oids.name(oid), rule=rule)
+    raise AlgorithmError("This is no key encapsulation that is allowed", on=oids.name(oid), rule=rule)
 
 
 def generate(alg: KemAlgorithm = KemAlgorithm.COMPOSITE) -> bytes:

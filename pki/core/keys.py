@@ -188,7 +188,8 @@ def _classical(der: bytes) -> tuple[KeyAlgorithm, bytes]:
         for alg in EcAlgorithm:
             if key.curve.name == _CURVE_NAMES[alg]:
                 return alg, key.private_numbers().private_value.to_bytes(alg.size, "big")
-    raise AlgorithmError("The private key is of no algorithm that is used here")
+    name = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else ""
+    raise AlgorithmError("The private key is of no algorithm that is used here", on=name)
 
 
 _CURVE_NAMES = {EcAlgorithm.P_256: "secp256r1", EcAlgorithm.P_384: "secp384r1"}

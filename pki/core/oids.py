@@ -127,6 +127,11 @@ NAMES: dict[Oid, str] = {
     MGF1: "MGF1",
     P_256: "P-256",
     P_384: "P-384",
+    # Not used, and refused by name (RFC 5480 §2.1.1.1, RFC 8410 §3)
+    Oid("1.3.132.0.35"): "P-521",
+    Oid("1.3.101.110"): "X25519",
+    Oid("1.3.101.111"): "X448",
+    Oid("1.3.101.113"): "Ed448",
     KEM_RECIPIENT_INFO: "KEM recipient",
     DATA: "data",
     SIGNED_DATA: "SignedData",

@@ -325,6 +325,10 @@ def _tell(record: dict[str, object], *, as_json: bool, aside: bool = False) -> N
     for name, value in record.items():
         listed = value if isinstance(value, list) else [value]
         for one in listed:
-            text = ", ".join(str(part) for part in one.values()) if isinstance(one, dict) else str(one)
+            text = ", ".join(str(part) for part in one.values()) if isinstance(one, dict) else _text(one)
             if one not in (None, ""):
                 print(f"{name.replace('_', ' '):<13}  {safe(text)}", file=sys.stderr if aside else sys.stdout)
+
+
+def _text(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

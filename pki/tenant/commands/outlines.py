@@ -61,6 +61,8 @@ def print_look(one: Look) -> None:
 
 
 def _who(party: Party) -> str:
+    if not (party.certificate or party.ski or party.serial):
+        return "somebody unnamed"
     return party.certificate or (f"key {party.ski}" if party.ski else f"{party.issuer}, serial {party.serial}")
 
 

@@ -66,6 +66,8 @@ def load_signing(der: bytes, passphrase: Passphrase | None = None) -> SigningKey
         if info.algorithm.algorithm == SignatureAlgorithm.ED25519.oid:
             seed = asn1.decode(bytes, info.private_key, what="The private key")
             return signers.load(SignatureAlgorithm.ED25519, seed)
+        if info.algorithm.algorithm != oids.EC_PUBLIC_KEY:
+            raise _no_signer(oids.name(info.algorithm.algorithm))
         return _elliptic(plain)
     except KeymailboxError as error:
         error.part = None
@@ -75,6 +77,11 @@ def load_signing(der: bytes, passphrase: Passphrase | None = None) -> SigningKey
 _S = SignatureAlgorithm
 _SEEDED = (_S.ML_DSA_44, _S.ML_DSA_65, _S.ML_DSA_87)
 _CURVES = {"secp256r1": _S.ECDSA_P256, "secp384r1": _S.ECDSA_P384}
+
+
+def _no_signer(name: str) -> AlgorithmError:
+    hint = "a key of ML-DSA, ECDSA on P-256 or P-384, or Ed25519"
+    return AlgorithmError("A key of this algorithm does not sign here", on=name, hint=hint)
 
 
 def _seed(choice: bytes) -> bytes:
@@ -95,9 +102,7 @@ def _elliptic(der: bytes) -> SigningKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise MalformedError("The private key cannot be read") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
-        raise AlgorithmError(
-            "A key of this algorithm does not sign here", hint="ML-DSA, ECDSA on P-256 or P-384, Ed25519"
-        )
+        raise _no_signer(key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else "")
     algorithm = _CURVES[key.curve.name]
     size = signers.secret_size(algorithm)
     return signers.load(algorithm, key.private_numbers().private_value.to_bytes(size, "big"))

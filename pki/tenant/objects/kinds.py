@@ -116,7 +116,7 @@ def _list(der: bytes, parts: list[Header]) -> Kind:
     keys = next((one for one in parts if one.tag == 0x30), None)
     inner = _children(der, keys, 3) if keys is not None else []
     tags = [one.tag for one in inner]
-    if tags[:1] == [0x06]:
+    if tags[:1] == [0x06] and all(one.tag == 0x30 for one in parts):
         return Kind.CAPABILITIES
     if tags[:3] == [0x02, 0x30, 0x04]:
         return Kind.PACKAGE

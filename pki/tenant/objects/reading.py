@@ -36,6 +36,7 @@ _OTHERS = {
 }
 _BEGIN, _END = re.compile(rb"-----BEGIN ([A-Z0-9. ]{1,40})-----[ \t]*\r?\n"), b"-----END "
 _MARK = b"-----BEGIN "
+_AGAIN = "copy the file again, whole, from the first mark to the last"
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,7 @@ def decode_all(data: bytes, *, name: str = "", label: str = "") -> Iterator[Sour
     """Yield the objects in ``data``: one of DER or BER, or the PEM blocks."""
     if _MARK not in data[: 64 * 1024]:
         if data[:1] not in (b"\x30", b"\xa0"):
-            raise UsageError(
-                "The file is neither PEM nor DER", on=name, hint=f"file {name or 'FILE'}: an object is needed"
-            )
+            raise UsageError("The file is neither PEM nor DER", on=name, hint=f"file {name or 'FILE'} tells what it is")
         yield _source(data, "", name)
         return
     found = False
@@ -118,6 +117,8 @@ def encode_pem(der: bytes, label: str = CMS) -> bytes:
 
 def _source(data: bytes, label: str, name: str) -> Source:
     der = to_der(data)
+    if der[1:2] == b"\x80":
+        raise MalformedError("The length is indefinite, and this is no CMS object: only those are read as BER", at=1)
     end = header(der, 0, len(der)).end
     if end != len(der):
         raise MalformedError("Bytes follow after the end", on=name, at=end)
@@ -131,7 +132,7 @@ def _blocks(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         mark = _END + begin.group(1) + b"-----"
         end = data.find(mark, begin.end())
         if end < 0 or data.find(_MARK, begin.end(), end) >= 0:
-            raise MalformedError(f"The PEM block {label} does not end", on=name, at=begin.start())
+            raise MalformedError(f"The PEM block {label} does not end", on=name, at=begin.start(), hint=_AGAIN)
         if data.find(b":", begin.end(), end) >= 0:
             raise UsageError(
                 "The PEM block has headers of the old encryption",
@@ -141,9 +142,11 @@ def _blocks(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         try:
             body = base64.b64decode(data[begin.end() : end].translate(None, b" \t\r\n"), validate=True)
         except (ValueError, binascii.Error):
-            raise MalformedError(f"The PEM block {label} is not in base64", on=name, at=begin.end()) from None
+            raise MalformedError(
+                f"The PEM block {label} is not in base64", on=name, at=begin.end(), hint=_AGAIN
+            ) from None
         if not body:
-            raise MalformedError(f"The PEM block {label} is empty", on=name, at=begin.start())
+            raise MalformedError(f"The PEM block {label} is empty", on=name, at=begin.start(), hint=_AGAIN)
         yield label, body
         at = end + len(mark)
     if at == 0:

@@ -11,7 +11,7 @@ from cryptography.x509 import ObjectIdentifier as Oid
 from pki.core import envelope, keys, oids, signatures, signing
 from pki.core.authorities import check_validity
 from pki.core.envelope import Recipient
-from pki.core.errors import AlgorithmError, CertificateError, UsageError
+from pki.core.errors import AlgorithmError, CertificateError, ProfileError, UsageError
 from pki.core.kem import Hkdf
 from pki.core.keys import EcAlgorithm, KemAlgorithm, KeyAlgorithm
 from pki.core.packages import KeyMaterial, encode_package
@@ -100,9 +100,10 @@ def recipient(
     check_validity(on, certificate.not_before, certificate.not_after, now)
     try:
         algorithm, public = keys.parse_spki(certificate.spki)
-    except AlgorithmError as error:
-        hint = "a certificate for encryption: ML-KEM-768, ML-KEM-1024, the composite, P-256, P-384 or RSA"
-        raise AlgorithmError(error.message, on=f"{on}, {error.on}", hint=hint, rule=error.rule) from None
+    except (AlgorithmError, ProfileError) as error:
+        hint = "a certificate for encryption: ML-KEM-768, ML-KEM-1024, the composite, P-256, P-384, RSA from 3072 bits"
+        told = ", ".join(part for part in (on, error.on) if part)
+        raise type(error)(error.message, on=told, hint=hint, rule=error.rule) from None
     said = certificate.capabilities
     algorithm = algorithm if said is None else said.algorithm(algorithm)
     if algorithm.classical and not allow_classical:

@@ -307,7 +307,15 @@ def test_what_is_refused_says_why(desk: Desk) -> None:
     content, out = desk.content(), desk.path("o.cms")
     to = ("wrap", "--in", content, "--out", out, "--to")
     assert "--allow-classical" in refused(*to, elliptic[1]).hint
-    refused(*to, signs[1])
+    unfit = refused(*to, signs[1])
+    assert "CN=signs" in unfit.on and "ML-DSA-65" in unfit.on
+    # Certificates and keys of what nobody uses here are named, so that one knows which to replace.
+    large, signing = ec.generate_private_key(ec.SECP521R1()), rsa.generate_private_key(65537, 2048)
+    assert "CN=large, P-521" in refused(*to, desk.issue("large", large.public_key()), "--allow-classical").on
+    assert "CN=small" in refused(*to, desk.issue("small", signing.public_key()), "--allow-classical").on
+    assert "secp521r1" in refused("open", content, "--key", desk.key("large", large), "--out", out).on
+    told_by = ("--sign-with", desk.key("rsa", signing), "--signer-cert", signs[1])
+    assert "does not sign here" in refused(*to, elliptic[1], *told_by).message
     refused(*to, old)
     refused(*to, kem[1], "--to", kem[1])
     refused(*to, kem[1], "--kdf", "md5", fine=output.USAGE)
@@ -433,6 +441,7 @@ def test_bad_files_are_told_in_three_parts(desk: Desk, tmp_path: Path) -> None:
         "encrypted pem": b"-----BEGIN PRIVATE KEY-----\nProc-Type: 4\n\nMAA=\n-----END PRIVATE KEY-----\n",
         "cut off": b"\x30\x82\x10\x00\x02",
         "trailing": b"\x30\x03\x02\x01\x01\x00\x00",
+        "indefinite, no CMS": b"\x30\x80" * 20_000,
         "label \x1b[2J": b"-----BEGIN STRANGE THING-----\nMAA=\n-----END STRANGE THING-----\n",
     }
     for number, content in enumerate(cases.values()):

@@ -9,11 +9,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
+from cryptography.x509.oid import NameOID
 
 from pki.core import asn1, envelope, keyattributes, keys, oids, packages, receipts, revocations, signing
 from pki.core.capabilities import prefer
@@ -24,10 +30,10 @@ from pki.core.kem import Hkdf, KemAlgorithm
 from pki.core.packages import KeyMaterial
 from pki.core.policy import RULES
 from pki.core.receipts import RefusalReason
-from pki.tenant.commands.outlines import record
+from pki.tenant.commands.outlines import _who, record
 from pki.tenant.objects import looking
 from pki.tenant.objects.kinds import Kind, kind_of
-from pki.tenant.objects.looking import look
+from pki.tenant.objects.looking import Party, look
 from pki.tenant.objects.outline import MAX_LISTED, Node, name_text, safe
 from pki.tenant.objects.people import parse
 from pki.tenant.objects.reading import Source, decode_all
@@ -278,3 +284,30 @@ def test_a_source_keeps_its_bytes_to_itself() -> None:
     """What was read may be a key: it is in no representation."""
     assert SECRET.hex() not in repr(source(objects()["symmetric package"][1]))
     assert "der=" not in repr(source(objects()["private"][1]))
+
+
+def test_what_is_nobodys_has_no_name_of_ours() -> None:
+    """A PKCS #12 file is no list of capabilities, and a recipient without a name is called so."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    bag = pkcs12.serialize_key_and_certificates(b"mine", key, None, None, serialization.NoEncryption())
+    assert kind_of(bag) is Kind.UNKNOWN
+    assert _who(Party("", "", "", "key encryption key")) == "somebody unnamed"
+
+
+def test_forms_of_signed_data_that_are_not_taken_are_named() -> None:
+    """Detached signatures, and what brings certificates along, where nothing else is wrong."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "me")])
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 7, start, start + timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    maker = pkcs7.PKCS7SignatureBuilder().set_data(b"content").add_signer(certificate, key, hashes.SHA256())
+    options = [pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.NoCapabilities]
+    for more, message in (
+        ([pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.NoCerts], "detached"),
+        ([], "certificates"),
+    ):
+        der = maker.sign(serialization.Encoding.DER, [*options, *more])
+        strict = look(next(decode_all(der))).verdicts[0].broken
+        assert strict is not None
+        assert message in strict.message
