@@ -55,7 +55,7 @@ class Listening(bootsteps.StartStopStep):
 class Consumer(_Consumer):  # type: ignore[misc]  # see above
     """Reads wake-ups."""
 
-    class Blueprint(_Consumer.Blueprint):  # type: ignore[misc]
+    class Blueprint(_Consumer.Blueprint):  # type: ignore[misc]  # likewise
         """Celery's steps, but for one more and one less."""
 
         default_steps = (

@@ -148,8 +148,9 @@ class Settings(BaseSettings):
 
 def load_settings(**overrides: object) -> Settings:
     """Return the settings of this process; ``overrides`` that are None count as not given. Raises SettingsError."""
+    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic judges the types
     except ValidationError as error:
         # Only places and reasons: the values may be secret.
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]

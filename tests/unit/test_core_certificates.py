@@ -363,4 +363,4 @@ def test_moves() -> None:
 def test_facts_are_frozen() -> None:
     """A checked fact cannot be changed afterwards."""
     with pytest.raises(dataclasses.FrozenInstanceError):
-        check(acme(), IDENTITY).parsed = x509.parse_certificate(globex().identity_der)  # type: ignore[misc]
+        check(acme(), IDENTITY).parsed = x509.parse_certificate(globex().identity_der)  # type: ignore[misc]  # the point

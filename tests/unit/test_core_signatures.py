@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,7 +26,7 @@ def spki(oid: Oid, raw: bytes, parameters: object = None) -> bytes:
     """Return a SubjectPublicKeyInfo."""
     return asn1.encode(
         asn1.SubjectPublicKeyInfo(
-            algorithm=asn1.AlgorithmIdentifier(algorithm=oid, parameters=parameters),  # type: ignore[arg-type]
+            algorithm=asn1.AlgorithmIdentifier(algorithm=oid, parameters=parameters),  # type: ignore[arg-type]  # wrong ones too
             subject_public_key=asn1.BitString(raw, 0),
         )
     )
@@ -171,11 +172,10 @@ def good_composite(oid: Oid) -> bytes:
 # Keys that are refused
 
 
-def der(key: object) -> bytes:
+def der(key: Any) -> bytes:
     """Return a key's SubjectPublicKeyInfo."""
-    return key.public_bytes(  # type: ignore[attr-defined, no-any-return]
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    made: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return made
 
 
 P256 = signers.load(S.ECDSA_P256, signers.generate(S.ECDSA_P256)).public

@@ -302,7 +302,9 @@ def test_certificates_and_requests_keep_their_profiles() -> None:
     asked = through("CertificationRequestProfile", acme().encryption_request)["certificationRequestInfo"]
     statement = attributes(asked["attributes"])[oids.POSSESSION_STATEMENT.dotted_string]
     signer = through("PossessionStatementProfile", statement)["signer"]
-    assert signer["serialNumber"] == requests.parse_request(acme().encryption_request).statement.serial  # type: ignore[union-attr]
+    said = requests.parse_request(acme().encryption_request).statement
+    assert said is not None
+    assert signer["serialNumber"] == said.serial
 
 
 def test_key_packages_have_the_same_value_and_bytes() -> None:
