@@ -1,4 +1,4 @@
-"""Signatures against public vectors: examples of the RFCs for certificates and SignedData, NIST's keys for ML-DSA."""
+"""Signatures against public vectors: the RFCs' and the composite draft's examples, and NIST's keys for ML-DSA."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ SEED = bytes(range(32))
     [
         ("rfc9881", "certificate_65", SignatureAlgorithm.ML_DSA_65),
         ("rfc9909", "certificate_128s", SignatureAlgorithm.SLH_DSA_SHA2_128S),
+        ("composite-sigs", "certificate_p256", SignatureAlgorithm.ML_DSA_65_ECDSA_P256),
+        ("composite-sigs", "certificate_ed25519", SignatureAlgorithm.ML_DSA_65_ED25519),
     ],
 )
 def test_certificates_of_the_rfcs(file: str, entry: str, algorithm: SignatureAlgorithm) -> None:
@@ -43,6 +45,17 @@ def test_certificates_of_the_rfcs(file: str, entry: str, algorithm: SignatureAlg
         key.verify(signature, tbs[:-1] + bytes([tbs[-1] ^ 1]))
     with pytest.raises(SignatureError):
         key.verify(signature[:-1] + bytes([signature[-1] ^ 1]), tbs)
+
+
+@pytest.mark.parametrize("other", ["p256", "ed25519"])
+def test_the_signatures_of_the_composite_draft(other: str) -> None:
+    """The draft's composite signatures verify, over the draft's message alone."""
+    vectors = public("composite-sigs")
+    tbs = asn1.decode(asn1.Certificate, vectors[f"certificate_{other}"], what="The certificate").tbs
+    key = signatures.load(asn1.encode(asn1.decode(asn1.TbsCertificate, asn1.encode(tbs), what="It").public_key))
+    key.verify(vectors[f"signature_{other}"], vectors["message"])
+    with pytest.raises(SignatureError):
+        key.verify(vectors[f"signature_{other}"], vectors["message"] + b".")
 
 
 def test_the_seeds_of_rfc_9881() -> None:
