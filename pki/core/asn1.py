@@ -8,8 +8,7 @@ from typing import Annotated, TypeVar, Union
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier as Oid
 
-from pki.core.der import complaint
-from pki.core.errors import MalformedError
+from pki.core.der import complaint, not_der
 
 TLV = asn1.TLV
 Null = asn1.Null
@@ -30,7 +29,7 @@ def decode(kind: type[T], der: bytes, *, what: str) -> T:
         return asn1.decode_der(kind, der)
     except (ValueError, OverflowError, RecursionError) as error:
         wrong = complaint(der)
-        failed = MalformedError(
+        failed = not_der(
             f"{what} is not in DER of the expected structure", on=wrong.message if wrong else _short(error), at=der
         )
         failed.offset = wrong.offset if wrong else None
@@ -77,7 +76,7 @@ def enumerated(number: int) -> bytes:
 def enumerated_number(der: bytes, *, what: str) -> int:
     """Return the number in an ENUMERATED, or raise MalformedError naming ``what``."""
     if der[:1] != bytes([_ENUMERATED]):
-        raise MalformedError(f"{what} is not an ENUMERATED", at=der)
+        raise not_der(f"{what} is not an ENUMERATED", at=der)
     return decode(int, retagged(_INTEGER, der), what=what)
 
 

@@ -14,10 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from pki.core import asn1, der, signatures
 from pki.core.authorities import authority_key
-from pki.core.der import located
+from pki.core.der import located, not_der
 from pki.core.errors import (
     CertificateError,
-    MalformedError,
     SignatureError,
     StaleError,
     UsageError,
@@ -110,7 +109,7 @@ def verify_crl(crl_der: bytes, *, issuing_der: bytes, now: datetime) -> Crl:
     except SignatureError:
         raise CertificateError("The revocation list is not signed by the issuing CA", rule="CRL-001") from None
     except _UNREADABLE as error:
-        raise MalformedError("The revocation list cannot be read", on=type(error).__name__) from None
+        raise not_der("The revocation list cannot be read", on=type(error).__name__) from None
     if next_update is None or now > next_update:
         raise StaleError("The revocation list is out of date", on=f"until {next_update}", rule="CRL-003")
     return Crl(number, this_update, next_update, revoked)

@@ -21,6 +21,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def not_der(message: str, *, on: str = "", at: bytes | int | None = None) -> MalformedError:
+    """Return the error of what is no DER of its structure (rule DER-001)."""
+    return MalformedError(message, on=on, at=at, rule="DER-001")
+
+
 @dataclass(frozen=True)
 class Header:
     """One tag and length: where it starts, where its content starts and ends, how deep it lies."""
@@ -40,24 +45,24 @@ class Header:
 def header(data: bytes | memoryview, start: int, end: int, depth: int = 0) -> Header:
     """Return the header at ``start``; what runs over ``end`` or is no DER raises MalformedError with its offset."""
     if end - start < 2:
-        raise MalformedError("The encoding is cut off", at=start)
+        raise not_der("The encoding is cut off", at=start)
     tag, length, content = data[start], data[start + 1], start + 2
     if tag & 0x1F == 0x1F:
-        raise MalformedError("A tag number above 30 is not in the profile", at=start)
+        raise not_der("A tag number above 30 is not in the profile", at=start)
     if length == 0x80:
-        raise MalformedError("The length is indefinite: BER, not DER", at=start)
+        raise not_der("The length is indefinite: BER, not DER", at=start)
     if length > 0x80:
         count = length & 0x7F
         if count > 4:
-            raise MalformedError("The length has more than 4 bytes", at=start)
+            raise not_der("The length has more than 4 bytes", at=start)
         content += count
         if content > end:
-            raise MalformedError("The encoding is cut off", at=start)
+            raise not_der("The encoding is cut off", at=start)
         length = int.from_bytes(data[start + 2 : content], "big")
         if length < 0x80 or length >> (8 * (count - 1)) == 0:
-            raise MalformedError("The length is not in the shortest form", at=start)
+            raise not_der("The length is not in the shortest form", at=start)
     if length > end - content:
-        raise MalformedError("The length runs over the end", at=start)
+        raise not_der("The length runs over the end", at=start)
     return Header(tag, start, content, content + length, depth)
 
 
@@ -65,12 +70,12 @@ def members(data: bytes, tag: int, *, most: int) -> list[bytes]:
     """Return the encodings inside of one value with ``tag``; more than ``most`` are refused before they are kept."""
     outer = header(data, 0, len(data))
     if outer.tag != tag or outer.end != len(data):
-        raise MalformedError("The value is not the expected list", at=0)
+        raise not_der("The value is not the expected list", at=0)
     found: list[bytes] = []
     at = outer.content
     while at < outer.end:
         if len(found) == most:
-            raise MalformedError(f"There are more than {most} values", at=at)
+            raise not_der(f"There are more than {most} values", at=at)
         one = header(data, at, outer.end)
         found.append(data[one.start : one.end])
         at = one.end
@@ -85,15 +90,15 @@ def walk(data: bytes, *, max_headers: int = 4096) -> Iterator[Header]:
         while ends and at == ends[-1]:
             ends.pop()
         if seen and not ends:
-            raise MalformedError("Bytes follow after the end", at=at)
+            raise not_der("Bytes follow after the end", at=at)
         seen += 1
         if seen > max_headers:
-            raise MalformedError(f"There are more than {max_headers} values", at=at)
+            raise not_der(f"There are more than {max_headers} values", at=at)
         one = header(data, at, ends[-1] if ends else len(data), len(ends))
         yield one
         if one.constructed and one.content < one.end:
             if len(ends) >= MAX_DEPTH:
-                raise MalformedError(f"Values are nested more than {MAX_DEPTH} deep", at=at)
+                raise not_der(f"Values are nested more than {MAX_DEPTH} deep", at=at)
             ends.append(one.end)
             at = one.content
         else:

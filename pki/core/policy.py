@@ -26,6 +26,7 @@ MAX_AGE_AT_DEPOSIT = timedelta(days=1)
 CLOCK_SKEW = timedelta(minutes=5)
 
 RULES: Mapping[str, str] = {
+    "DER-001": "An object is in DER, of the structure that is declared, within the bounds, and nothing follows it.",
     "SIG-001": "A signed object is SignedData of version 3.",
     "SIG-002": "Its content has one of the types that are expected there.",
     "SIG-003": "It has exactly one signer, named by a subject key identifier.",
@@ -110,6 +111,7 @@ RULES: Mapping[str, str] = {
 """Each rule in a sentence; docs/rules.md adds reason, source and test."""
 
 LOOSER: Mapping[str, str] = {
+    "DER-001": "A CMS object may be in BER; it becomes DER before it is read.",
     "SIG-001": "Version 1 is read as well; embedded certificates and revocation lists are left out, never believed.",
     "SIG-002": "Any type of content is read, and told.",
     "SIG-003": "The signer may be named by issuer and serial, or by a key identifier of 1 to 64 bytes; unsigned "

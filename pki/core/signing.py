@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, der, oids, signatures
-from pki.core.der import located
+from pki.core.der import located, not_der
 from pki.core.errors import AlgorithmError, MalformedError, ProfileError, SignatureError, demand
 from pki.core.profile import Profile
 from pki.core.signatures import IDENTITY, Sign, SignatureAlgorithm, VerifyingKey
@@ -337,10 +337,10 @@ def decode_time(der: bytes) -> datetime:
         return asn1.decode(asn1.UTCTime, der, what="The time").as_datetime().replace(tzinfo=UTC)
     moment = asn1.decode(asn1.GeneralizedTime, der, what="The time").as_datetime().replace(tzinfo=UTC)
     if moment < _TIME_LIMIT:
-        raise MalformedError("A time before 2050 is written as UTCTime", on=str(moment))
+        raise not_der("A time before 2050 is written as UTCTime", on=str(moment))
     if moment.microsecond:
         # RFC 5652 §11.3
-        raise MalformedError("A time is in whole seconds", on=str(moment))
+        raise not_der("A time is in whole seconds", on=str(moment))
     return moment
 
 

@@ -20,11 +20,10 @@ from pki.core.authorities import (
     verify_authorities,
 )
 from pki.core.capabilities import Capabilities, parse_capabilities
-from pki.core.der import header, located
+from pki.core.der import header, located, not_der
 from pki.core.errors import (
     BadAddressError,
     CertificateError,
-    MalformedError,
     ProfileError,
     SignatureError,
     demand,
@@ -207,7 +206,7 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
         extensions = {extension.oid: extension for extension in found.extensions}
         not_before, not_after = found.not_valid_before_utc, found.not_valid_after_utc
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise MalformedError("The certificate cannot be read", on=type(error).__name__) from None
+        raise not_der("The certificate cannot be read", on=type(error).__name__) from None
     # The names as they stand there: the library's own reading of a long one costs many times its size.
     issuer, subject = asn1.encode(tbs.issuer), asn1.encode(tbs.subject)
     demand(not_before <= not_after, "CRT-003", "The certificate ends before it begins")
@@ -264,7 +263,7 @@ def common_name_of(name_der: bytes) -> str:
     try:
         names = x509.Name.from_bytes(name_der).get_attributes_for_oid(NameOID.COMMON_NAME)
     except (ValueError, TypeError) as error:
-        raise MalformedError("The name cannot be read", on=type(error).__name__) from None
+        raise not_der("The name cannot be read", on=type(error).__name__) from None
     return str(names[0].value) if len(names) == 1 else ""
 
 

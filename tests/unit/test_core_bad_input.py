@@ -143,6 +143,7 @@ def test_lengths(name: str, length: str) -> None:
     """A length of 2^63 is refused where it stands, as the whole and deep inside, and nothing is set aside for it."""
     whole = HUGE[length] + bytes(100)
     assert isinstance(refused(name, whole), MalformedError)
+    assert refused(name, whole).rule == "DER-001"
     assert spent(name, whole) <= 4 * len(whole) + SLACK
     der = good()[name]
     # The first tag and length inside, and what stands there is refused with an offset.
@@ -213,9 +214,13 @@ def crowds() -> dict[str, tuple[tuple[str, ...], str, bytes]]:
             "SIG-003",
             forge.signed(forge.DATA, b"x", [forge.signer_info(pki.ACME, attributes(THOUSANDS))]),
         ),
-        "bits of a version": (read, "", forge.content_info(forge.SIGNED_DATA, tlv.seq(tlv.integer(1 << 10**6), small))),
+        "bits of a version": (
+            read,
+            "DER-001",
+            forge.content_info(forge.SIGNED_DATA, tlv.seq(tlv.integer(1 << 10**6), small)),
+        ),
         "keys": (("package",), "PKG-001", tlv.seq(tlv.seq(*[tlv.seq(tlv.octets(b"k"))] * THOUSANDS))),
-        "private keys": (("package-asymmetric",), "", tlv.seq(*[ED25519] * THOUSANDS)),
+        "private keys": (("package-asymmetric",), "DER-001", tlv.seq(*[ED25519] * THOUSANDS)),
         "attributes of a key": (("package",), "PKG-002", forge.key_package(attributes=attributes(THOUSANDS))),
         "attributes of a private key": (
             ("package-asymmetric",),

@@ -44,7 +44,7 @@ def test_complaint(der: bytes, offset: int, words: str) -> None:
     """Whatever leaves the shape of DER is named with the offset where it does."""
     wrong = complaint(der)
     assert wrong is not None
-    assert wrong.offset == offset
+    assert (wrong.rule, wrong.offset) == ("DER-001", offset)
     assert words in wrong.message
 
 

@@ -359,8 +359,8 @@ def test_broken_asymmetric_package(rule: str, der: bytes) -> None:
 def test_another_content_type_is_no_package() -> None:
     """PKG-005: a package is read as what its content type says, and as nothing else."""
     assert rule_of(oids.DATA, symmetric(MEDIA)) == "PKG-005"
-    assert rule_of(oids.ASYMMETRIC_KEY_PACKAGE, symmetric(MEDIA), MalformedError) == ""
-    assert rule_of(oids.SYMMETRIC_KEY_PACKAGE, listed(1), MalformedError) == ""
+    assert rule_of(oids.ASYMMETRIC_KEY_PACKAGE, symmetric(MEDIA), MalformedError) == "DER-001"
+    assert rule_of(oids.SYMMETRIC_KEY_PACKAGE, listed(1), MalformedError) == "DER-001"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pki.core.policy import LOOSER, RULES
 from tests.kit import rulebook
 
 HOUSE = Path(__file__).parents[2]
-NUMBER = re.compile(r"\b(?:SIG|ENV|PKG|CRT|CRL|REQ|DEP|RCP|REV)-\d{3}\b")
+NUMBER = re.compile(r"\b(?:DER|SIG|ENV|PKG|CRT|CRL|REQ|DEP|RCP|REV)-\d{3}\b")
 
 MAKERS = {
     "SignedObject": {("signing", "UnverifiedSigned.verify")},

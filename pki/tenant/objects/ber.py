@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from pki.core.errors import MalformedError
+from pki.core.der import not_der
 
 MAX_DEPTH = 32
 MAX_SET = 1024
@@ -90,7 +90,7 @@ def to_der(data: bytes) -> bytes:
     # The shape first, so that what is refused costs no copy.
     end = rewriter.measure(top)
     if end != len(data):
-        raise MalformedError("Bytes follow after the end", at=end)
+        raise not_der("Bytes follow after the end", at=end)
     out = bytearray()
     changed = rewriter.rewrite(out, top, _K.CONTENT_INFO)
     return bytes(out) if changed else data
@@ -123,26 +123,26 @@ class _Rewriter:
         """Return the header at ``at``; nothing of the value is looked at."""
         data = self.data
         if limit - at < 2:
-            raise MalformedError("The encoding is cut off", at=at)
+            raise not_der("The encoding is cut off", at=at)
         tag, length, content = data[at], data[at + 1], at + 2
         if tag & 0x1F == 0x1F:
-            raise MalformedError("A tag number above 30 is not in the profile", at=at)
+            raise not_der("A tag number above 30 is not in the profile", at=at)
         if length == 0x80:
             if not tag & _CONSTRUCTED:
-                raise MalformedError("A value that is not constructed has an indefinite length", at=at)
+                raise not_der("A value that is not constructed has an indefinite length", at=at)
             return _Header(tag, at, content, None, False)
         short = True
         if length > 0x80:
             count = length & 0x7F
             if count > 8:
-                raise MalformedError("The length has more than 8 bytes", at=at)
+                raise not_der("The length has more than 8 bytes", at=at)
             content += count
             if content > limit:
-                raise MalformedError("The encoding is cut off", at=at)
+                raise not_der("The encoding is cut off", at=at)
             length = int.from_bytes(data[at + 2 : content], "big")
             short = length >= 0x80 and length >> (8 * (count - 1)) != 0
         if length > limit - content:
-            raise MalformedError("The length runs over the end", at=at)
+            raise not_der("The length runs over the end", at=at)
         return _Header(tag, at, content, content + length, short)
 
     def names_its_content(self, top: _Header) -> bool:
@@ -170,15 +170,15 @@ class _Rewriter:
                 continue
             self.left -= 1
             if self.left < 0:
-                raise MalformedError("There are too many values for the size", at=at)
+                raise not_der("There are too many values for the size", at=at)
             one = self.header(at, bound)
             if one.constructed:
                 if len(open_) >= MAX_DEPTH:
-                    raise MalformedError(f"Values are nested more than {MAX_DEPTH} deep", at=at)
+                    raise not_der(f"Values are nested more than {MAX_DEPTH} deep", at=at)
                 if one.end is None:
                     indefinite += 1
                     if indefinite > _MAX_INDEFINITE:
-                        raise MalformedError("There are too many values of indefinite length", at=at)
+                        raise not_der("There are too many values of indefinite length", at=at)
                 open_.append(one)
                 at = one.content
             else:
@@ -202,7 +202,7 @@ class _Rewriter:
             _append(out, one.tag & ~_CONSTRUCTED, content)
             return True
         if one.tag == _BITS | _CONSTRUCTED:
-            raise MalformedError("A BIT STRING is cut into pieces", at=one.start)
+            raise not_der("A BIT STRING is cut into pieces", at=one.start)
         if not one.constructed:
             if one.short:
                 out += memoryview(self.data)[one.start : end]
@@ -242,7 +242,7 @@ class _Rewriter:
         listed: list[bytes] = []
         while at < last:
             if len(listed) == MAX_SET:
-                raise MalformedError(f"A set has more than {MAX_SET} members", at=at)
+                raise not_der(f"A set has more than {MAX_SET} members", at=at)
             member = self.header(at, last)
             piece = bytearray()
             known = _RECIPIENTS.get(member.tag, _K.ANY) if kind is _K.RECIPIENT else kind
@@ -260,7 +260,7 @@ class _Rewriter:
         while at < last:
             piece = self.header(at, last)
             if piece.tag & 0xC0 or piece.tag & 0x1F not in _STRINGS:
-                raise MalformedError("A piece of a string is no string", at=at)
+                raise not_der("A piece of a string is no string", at=at)
             inner, end = self.bounds(piece)
             if piece.constructed:
                 self.gather(content, piece)

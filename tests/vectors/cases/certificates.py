@@ -72,7 +72,7 @@ def certificates() -> Iterator[Case]:
         ("CRT-011", "other-address", "For another address", certificate("globex/other")),
         ("CRT-011", "other-use", "For encryption, and not for signing", certificate(key=GLOBEX_KEY)),
         ("CRT-012", "other-key", "The request is for another key", certificate(key=STRANGER)),
-        ("-", "extension-twice", "An extension is there twice", certificate(extensions=[*right, right[0]])),
+        ("DER-001", "extension-twice", "An extension is there twice", certificate(extensions=[*right, right[0]])),
     ):
         yield Case(name, "certificate", rule, why, body)
     many = [pki.extension(f"1.2.3.{number}", tlv.NULL) for number in range(13)]
@@ -118,7 +118,7 @@ def lists() -> Iterator[Case]:
         ("CRL-001", "other-signer", "The root signed it", pki.crl(sign=pki.ROOT.sign)),
         ("CRL-001", "other-issuer", "It names another issuer", pki.crl(issuer=forge.name(("2.5.4.3", "Other")))),
         ("CRL-002", "delta", "It is a delta list", pki.crl(extra=[delta])),
-        ("-", "odd-name", "The issuer's name is a BIT STRING", pki.crl(issuer=ODD_NAME)),
+        ("DER-001", "odd-name", "The issuer's name is a BIT STRING", pki.crl(issuer=ODD_NAME)),
         ("CRL-003", "stale", "Its next update was a second ago", stale()),
     ):
         yield Case(name, "crl", rule, why, body)

@@ -188,12 +188,12 @@ def signed_wrongly() -> Iterator[Case]:
             deposit(info={"algorithm": ED25519, "sign": ed25519.sign}),
         ),
         (
-            "-",
+            "DER-001",
             "certificates-inside",
             "SignedData carries a set of certificates",
             deposit(certificates=tlv.context(0, tlv.seq())),
         ),
-        ("-", "trailing-byte", "A byte follows after the end", deposit() + b"\0"),
+        ("DER-001", "trailing-byte", "A byte follows after the end", deposit() + b"\0"),
     ):
         yield Case(name, "deposit", rule, why, body)
 

@@ -68,7 +68,7 @@ def packages() -> Iterator[Case]:
             forge.key_package(attributes=[algorithm, media]),
         ),
         ("PKG-004", "version-without-key", "Version 3 of PKCS #8", private, tlv.seq(retold(ed25519, 2))),
-        ("-", "encrypted", "An encrypted PKCS #8 key", private, tlv.seq(encrypted)),
+        ("DER-001", "encrypted", "An encrypted PKCS #8 key", private, tlv.seq(encrypted)),
         ("PKG-005", "private-in-symmetric", "PKCS #8 as a symmetric key", symmetric, pkcs8_inside(ed25519)),
         ("PKG-006", "empty", "An empty key", symmetric, forge.key_package(b"")),
         ("PKG-006", "media-type", "A media type without a slash", symmetric, forge.key_package(media_type="text")),
