@@ -76,7 +76,10 @@ _HINT = "with openssl cms -encrypt: -keyopt rsa_padding_mode:oaep -keyopt rsa_oa
 def algorithm(identifier: asn1.AlgorithmIdentifier, *, rule: str = "ENV-014") -> RsaAlgorithm:
     """Return the algorithm of a recipient's AlgorithmIdentifier, or raise AlgorithmError."""
     if identifier.algorithm != oids.RSAES_OAEP:
-        raise AlgorithmError("The RSA padding is not OAEP", on=oids.name(identifier.algorithm), hint=_HINT, rule=rule)
+        # As a recipient's algorithm the key's own identifier means the old padding (RFC 3370 §4.2.1).
+        old = identifier.algorithm == oids.RSA_ENCRYPTION
+        what = "PKCS #1 v1.5" if old else oids.name(identifier.algorithm)
+        raise AlgorithmError("The RSA padding is not OAEP", on=what, hint=_HINT, rule=rule)
     parameters = identifier.parameters
     der = asn1.encode(parameters) if isinstance(parameters, asn1.TLV) else b""
     for member, encodings in _PARAMETERS.items():

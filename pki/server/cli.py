@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pki.core.errors import KeymailboxError, NotFoundError, UsageError
+from pki.core.errors import AlgorithmError, KeymailboxError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from pki.server.services.deps import Deps
@@ -138,7 +138,10 @@ def init(
     from pki.server import bootstrap
 
     settings = settings_of(home)
-    made = bootstrap.init(settings, root=root)
+    try:
+        made = bootstrap.init(settings, root=root)
+    except AlgorithmError as error:
+        raise UsageError(error.message, on=root, hint=error.hint) from None
     if as_json:
         told = {"root_fingerprint": made.root_fingerprint, "issuing_fingerprint": made.issuing_fingerprint}
         _print_json({"home": str(settings.home), "root": made.root_algorithm, **told, "schema": made.schema})

@@ -99,7 +99,7 @@ def test_the_root_s_algorithm(tmp_path: Path) -> None:
     assert other.returncode != 0
     assert "SLH-DSA-SHA2-128f" in other.stderr
     wrong = kmb_server("init", "--home", "g", "--root", "ed25519", cwd=tmp_path)
-    assert wrong.returncode != 0
+    assert wrong.returncode == 2
     assert "slh-dsa-sha2-128s" in wrong.stderr
     assert not (tmp_path / "g").exists()
 

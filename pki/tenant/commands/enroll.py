@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from getpass import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pki.core.errors import UsageError
+from pki.core.errors import AlgorithmError, UsageError
 from pki.tenant import output
 from pki.tenant.commands.cert import ALGORITHM_HELP
 from pki.tenant.commands.shared import Json, Wait
+
+if TYPE_CHECKING:
+    from pki.core.signatures import SignatureAlgorithm
 
 
 def enroll(
@@ -47,7 +50,6 @@ def enroll(
 
     Example: [bold]kmb enroll acme/eu-west --server https://mailbox.example --invitation acme.json[/bold]
     """
-    from pki.core.signatures import named
     from pki.core.tenants import parse_address
     from pki.tenant.agent import Agent
     from pki.tenant.commands.cert import key_algorithm
@@ -69,7 +71,7 @@ def enroll(
         root_fingerprint=root or None,
         allow_http=allow_http,
         algorithm=key_algorithm(algorithm),
-        identity=named(identity),
+        identity=_identity(identity),
         wait=wait,
         progress=lambda done, on: output.note(f"  {done}: {on}"),
     )
@@ -87,6 +89,16 @@ def enroll(
             },
             as_json=as_json,
         )
+
+
+def _identity(label: str) -> SignatureAlgorithm:
+    from pki.core.signatures import named
+
+    try:
+        return named(label)
+    except AlgorithmError as error:
+        # Nothing was refused: it was mistyped.
+        raise UsageError(error.message, on=label, hint=error.hint) from None
 
 
 def _secret(path: Path) -> str:
