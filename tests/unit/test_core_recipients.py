@@ -452,7 +452,10 @@ def test_every_failure_is_the_same_error() -> None:
         attempts: list[ParsedEnvelope] = [
             replace(parsed, mac=bytes(16)),
             replace(parsed, key_size=16),
-            replace(parsed, recipients=(replace(found, ciphertext=found.ciphertext[:-1] + b"\0"),)),
+            replace(
+                parsed,
+                recipients=(replace(found, ciphertext=found.ciphertext[:-1] + bytes([found.ciphertext[-1] ^ 1])),),
+            ),
             replace(parsed, recipients=(replace(found, ciphertext=b""),)),
             replace(parsed, recipients=()),
         ]
