@@ -33,6 +33,8 @@ from pki.core.recipients import UnsupportedRecipient as UnsupportedRecipient
 
 _NONCE = 12
 _TAG = 16
+_LARGE = 1024 * 1024
+"""Bytes of which a copy costs more than a look."""
 _SMALL = 4096
 """Bytes in which so little fits that it need not be counted before it is decoded."""
 MAX_RECIPIENTS = 16
@@ -108,6 +110,8 @@ def wrap(
 @located
 def parse(der: bytes, *, profile: Profile = Profile.STRICT) -> ParsedEnvelope:
     """Return an envelope that keeps the profile (rules ENV-…)."""
+    if len(der) > _LARGE:
+        _measure_ahead(der, profile)
     info = asn1.decode(asn1.ContentInfo, der, what="The envelope")
     if info.content_type == oids.ENVELOPED_DATA:
         raise ProfileError(
@@ -173,6 +177,15 @@ def unwrap(
     # One answer for all, and not raised in the handler, where it would carry along which step failed: an oracle.
     cek = b""
     raise UnwrapError
+
+
+def _measure_ahead(der: bytes, profile: Profile) -> None:
+    """Measure an envelope where it lies: decoding even the outermost part would copy all of it."""
+    with suppress(MalformedError):
+        outer = header(der, 0, len(der))
+        inside = header(der, header(der, outer.content, outer.end).end, outer.end)
+        fields = header(der, inside.content, inside.end)
+        _measure(memoryview(der)[fields.content : fields.end], profile)
 
 
 def _measure(fields: memoryview, profile: Profile) -> None:

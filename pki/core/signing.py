@@ -19,6 +19,7 @@ from pki.core.signatures import IDENTITY, Sign, SignatureAlgorithm, VerifyingKey
 _TIME_LIMIT = datetime(2050, 1, 1, tzinfo=UTC)
 _MAX_SIGNERS = {Profile.STRICT: 8 * 1024, Profile.READ: 64 * 1024}
 """Bytes of all signers together; one honest signer with ML-DSA-87 has about 5,500."""
+_MAX_VERSION = 8
 _MAX_DIGESTS = 512
 """Bytes of all digest algorithms together; one has 13."""
 
@@ -230,6 +231,8 @@ def _bare(signed: bytes) -> bytes:
         demand(len(fields) < _FIELDS, "SIG-001", "SignedData has too many fields")
         fields.append(der.header(signed, at, outer.end))
         at = fields[-1].end
+    version = fields[0].end - fields[0].start if fields else 0
+    demand(version <= _MAX_VERSION, "SIG-001", "The version of SignedData is too large")
     kept = [one for one in fields if one.tag not in (0xA0, 0xA1)]
     # Measured here, too, so that what is too large is not copied first.
     size = kept[-1].end - kept[-1].start if kept else 0

@@ -216,7 +216,7 @@ def crowds() -> dict[str, tuple[tuple[str, ...], str, bytes]]:
         ),
         "bits of a version": (
             read,
-            "DER-001",
+            "SIG-001",
             forge.content_info(forge.SIGNED_DATA, tlv.seq(tlv.integer(1 << 10**6), small)),
         ),
         "keys": (("package",), "PKG-001", tlv.seq(tlv.seq(*[tlv.seq(tlv.octets(b"k"))] * THOUSANDS))),
