@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, oids
-from pki.core.der import Header, header
+from pki.core.der import Header, header, parts
 from pki.core.errors import ProfileError, demand
 
 MOST = 32
@@ -24,17 +24,12 @@ def measure(data: bytes, listed: Header, *, rule: str) -> None:
 
     What is no list of attributes passes, or raises MalformedError: decoding will say what is wrong with it.
     """
-    at, count = listed.content, 0
-    while at < listed.end:
-        one = header(data, at, listed.end)
-        at, count = one.end, count + 1
+    for count, one in enumerate(parts(data, listed.content, listed.end), 1):
         demand(count <= MOST, rule, f"There are more than {MOST} attributes")
         if one.constructed and one.content < one.end:
             kind = header(data, one.content, one.end)
             held = header(data, kind.end, one.end) if kind.end < one.end else kind
-            inner, few = held.content, 0
-            while held.constructed and inner < held.end:
-                inner, few = header(data, inner, held.end).end, few + 1
+            for few, _ in enumerate(parts(data, held.content, held.end) if held.constructed else (), 1):
                 demand(few <= MOST_VALUES, rule, f"An attribute has more than {MOST_VALUES} values")
 
 

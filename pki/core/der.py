@@ -66,6 +66,14 @@ def header(data: bytes | memoryview, start: int, end: int, depth: int = 0) -> He
     return Header(tag, start, content, content + length, depth)
 
 
+def parts(data: bytes | memoryview, start: int, end: int, depth: int = 0) -> Iterator[Header]:
+    """Yield the headers that lie side by side from ``start`` to ``end``, each looked at only when it is asked for."""
+    while start < end:
+        one = header(data, start, end, depth)
+        yield one
+        start = one.end
+
+
 def members(data: bytes, tag: int, *, most: int) -> list[bytes]:
     """Return the encodings inside of one value with ``tag``; more than ``most`` are refused before they are kept."""
     outer = header(data, 0, len(data))

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, oids
-from pki.core.der import Header, header, located
+from pki.core.der import Header, header, located, parts
 from pki.core.errors import (
     AlgorithmError,
     KeymailboxError,
@@ -195,10 +196,8 @@ def _measure(fields: memoryview, profile: Profile) -> None:
 
 
 def _measure_fields(inner: memoryview, profile: Profile) -> None:
-    at, end, count = 0, len(inner), 0
-    while at < end:
-        one = header(inner, at, end, 1)
-        at, size, count = one.end, one.end - one.start, count + 1
+    for count, one in enumerate(parts(inner, 0, len(inner), 1), 1):
+        size = one.end - one.start
         demand(count <= _MOST_PARTS, "ENV-001", "The envelope has too many parts")
         if one.tag == 0x31:
             _measure_recipients(inner, one, profile)
@@ -213,10 +212,8 @@ def _measure_fields(inner: memoryview, profile: Profile) -> None:
 
 
 def _measure_recipients(inner: memoryview, listed: Header, profile: Profile) -> None:
-    count, at, most = 0, listed.content, _MOST[profile]
-    while at < listed.end and count <= most:
-        one = header(inner, at, listed.end, 2)
-        count, at = count + 1, one.end
+    count, most = 0, _MOST[profile]
+    for count, one in enumerate(islice(parts(inner, listed.content, listed.end, 2), most + 1), 1):
         demand(one.end - one.start <= MAX_RECIPIENT[profile] or count > most, "ENV-005", "A recipient is too large")
     demand(1 <= count <= most, "ENV-003", f"There are not 1 to {most} recipients")
 

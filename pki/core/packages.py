@@ -11,7 +11,7 @@ from cryptography.hazmat.asn1 import sequence
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, attributes, keyattributes, oids
-from pki.core.der import Header, header, members
+from pki.core.der import Header, header, members, parts
 from pki.core.errors import KeymailboxError, UsageError, demand
 from pki.core.keyattributes import NOTHING_SAID, KeyAttributes
 from pki.core.profile import Profile
@@ -117,9 +117,7 @@ def _asymmetric(der: bytes, profile: Profile) -> KeyMaterial:
 def _measure(der: bytes) -> None:
     """Refuse many keys and many attributes before one of them is decoded (rules PKG-001, PKG-002)."""
     outer = header(der, 0, len(der))
-    at, count = outer.content, 0
-    while at < outer.end and outer.constructed:
-        part, count = header(der, at, outer.end), count + 1
+    for count, part in enumerate(parts(der, outer.content, outer.end) if outer.constructed else (), 1):
         demand(count <= _MOST_PARTS, "PKG-001", "The key package has too many parts")
         if part.tag == _FIRST:
             _demand_few(der, part)
@@ -132,7 +130,6 @@ def _measure(der: bytes) -> None:
             demand(key.end == part.end, "PKG-001", "The key package does not hold exactly one key")
             if der[key.content : min(key.content + 1, key.end)] == bytes([_SEQUENCE]):
                 _demand_few(der, header(der, key.content, key.end))
-        at = part.end
 
 
 def _demand_few(der: bytes, listed: Header) -> None:
@@ -148,13 +145,10 @@ def _values(listed: Iterable[asn1.Attribute], profile: Profile) -> dict[Oid, byt
 
 def _parsed(der: bytes) -> OneAsymmetricKey:
     outer = header(der, 0, len(der))
-    at, count = outer.content, 0
-    while at < outer.end and outer.constructed:
-        part, count = header(der, at, outer.end), count + 1
+    for count, part in enumerate(parts(der, outer.content, outer.end) if outer.constructed else (), 1):
         demand(count <= _MOST_PARTS, "PKG-004", "The private key has too many parts")
         if part.tag == _FIRST:
             _demand_few(der, part)
-        at = part.end
     one = asn1.decode(OneAsymmetricKey, der, what="The private key")
     versioned = one.version == 1 if one.public_key is not None else one.version in (0, 1)
     demand(versioned, "PKG-004", "The private key is not PKCS #8 of the version that its parts ask for")

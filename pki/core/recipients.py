@@ -181,7 +181,7 @@ def _make_kem(recipient: Recipient, alg: KemAlgorithm, content_key: bytes, ukm: 
         encrypted_key=aes_key_wrap(_kek(shared, recipient.kdf.oid, oids.AES256_WRAP, ukm), content_key),
     )
     other = asn1.OtherRecipient(kind=oids.KEM_RECIPIENT_INFO, value=asn1.tlv(asn1.encode(info)))
-    return _retag(asn1.encode(other), 0xA4)
+    return asn1.retagged(0xA4, asn1.encode(other))
 
 
 def _make_agreement(recipient: Recipient, alg: EcAlgorithm, content_key: bytes, ukm: bytes | None) -> bytes:
@@ -200,11 +200,11 @@ def _make_agreement(recipient: Recipient, alg: EcAlgorithm, content_key: bytes, 
         ),
         keys=[EncryptedKey(rid=KeyIdentifier(ski=rid) if isinstance(rid, bytes) else rid, key=wrapped)],
     )
-    return _retag(asn1.encode(info), 0xA1)
+    return asn1.retagged(0xA1, asn1.encode(info))
 
 
 def _parse_kem(der: bytes, profile: Profile) -> list[ParsedRecipient | UnsupportedRecipient]:
-    other = asn1.decode(asn1.OtherRecipient, _retag(der, 0x30), what="A recipient")
+    other = asn1.decode(asn1.OtherRecipient, asn1.retagged(0x30, der), what="A recipient")
     if other.kind != oids.KEM_RECIPIENT_INFO:
         wrong = AlgorithmError("A recipient is of another kind than KEM", on=oids.name(other.kind))
         return [_unsupported(profile, f"other ({oids.name(other.kind)})", wrong)]
@@ -243,7 +243,7 @@ def _parse_kem(der: bytes, profile: Profile) -> list[ParsedRecipient | Unsupport
 
 
 def _parse_agreement(der: bytes, profile: Profile) -> list[ParsedRecipient | UnsupportedRecipient]:
-    info = asn1.decode(KeyAgreement, _retag(der, 0x30), what="A key agreement recipient")
+    info = asn1.decode(KeyAgreement, asn1.retagged(0x30, der), what="A key agreement recipient")
     demand(info.version == 3, "ENV-002", "The version of a key agreement recipient is not 3")
     demand(profile is Profile.READ or len(info.keys) == 1, "ENV-013", "A key agreement is for one recipient")
     named = [_named(one.rid.ski if isinstance(one.rid, KeyIdentifier) else one.rid, profile) for one in info.keys]
@@ -367,8 +367,3 @@ def _kek(secret: bytes, kdf: Oid, wrap: Oid, ukm: bytes | None) -> bytes:
 
 def _identifier(oid: Oid) -> asn1.AlgorithmIdentifier:
     return asn1.AlgorithmIdentifier(algorithm=oid, parameters=None)
-
-
-def _retag(der: bytes, tag: int) -> bytes:
-    # A CHOICE's IMPLICIT alternative differs from the SEQUENCE in its first byte alone (X.690 §8.14).
-    return bytes([tag]) + der[1:]

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from cryptography.x509 import ObjectIdentifier as Oid
 
@@ -208,15 +209,12 @@ def _stated(moment: datetime | None) -> datetime:
 
 def _odd_form(fields: bytes) -> str:
     """Say which of the forms of RFC 5652 §5.1 it is that others use and that nobody takes here, or return nothing."""
-    at, seen = 0, 0
     try:
-        while at < len(fields) and seen < _FIELDS:
-            one = der.header(fields, at, len(fields))
+        for one in islice(der.parts(fields, 0, len(fields)), _FIELDS):
             if one.tag == 0x30 and der.header(fields, one.content, one.end).end == one.end:
                 return "The signed object does not hold what was signed (a detached signature)"
             if one.tag in (0xA0, 0xA1):
                 return "The signed object brings certificates or revocation lists along"
-            at, seen = one.end, seen + 1
     except MalformedError:
         pass
     return ""

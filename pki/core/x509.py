@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from itertools import islice
 
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID, NameOID
@@ -20,7 +21,7 @@ from pki.core.authorities import (
     verify_authorities,
 )
 from pki.core.capabilities import Capabilities, parse_capabilities
-from pki.core.der import header, located, not_der
+from pki.core.der import header, located, not_der, parts
 from pki.core.errors import (
     BadAddressError,
     CertificateError,
@@ -327,16 +328,13 @@ def _time(moment: datetime) -> asn1.UTCTime | asn1.GeneralizedTime:
 def _extensions(tbs: bytes) -> int:
     """Return how many extensions there are, up to one more than there may be; none of them is decoded."""
     outer = header(tbs, 0, len(tbs))
-    at, fields, count = outer.content, 0, 0
-    while at < outer.end:
-        one = header(tbs, at, outer.end)
-        at, fields = one.end, fields + 1
+    count = 0
+    for fields, one in enumerate(parts(tbs, outer.content, outer.end), 1):
         demand(fields <= _MOST_FIELDS, "CRT-016", f"There are more than {_MOST_FIELDS} fields")
         if one.tag == _EXTENSIONS and one.content < one.end:
             listed = header(tbs, one.content, one.end)
-            inner = listed.content
-            while inner < listed.end and count <= MAX_EXTENSIONS:
-                inner, count = header(tbs, inner, listed.end).end, count + 1
+            some = islice(parts(tbs, listed.content, listed.end), MAX_EXTENSIONS + 1 - count)
+            count += sum(1 for _ in some)
     return count
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import islice
 
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, oids
-from pki.core.der import Header, header
+from pki.core.der import Header, header, parts
 from pki.core.errors import MalformedError
 from pki.tenant.objects import shapes
 from pki.tenant.objects.shapes import Shape
@@ -155,12 +156,7 @@ def _cms(der: bytes, parts: list[Header]) -> Kind:
 
 
 def _children(der: bytes, one: Header, most: int) -> list[Header]:
-    found: list[Header] = []
-    at = one.content
-    while at < one.end and len(found) < most:
-        found.append(header(der, at, one.end))
-        at = found[-1].end
-    return found
+    return list(islice(parts(der, one.content, one.end), most))
 
 
 def _oid(der: bytes, one: Header) -> Oid:

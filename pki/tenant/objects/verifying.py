@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from pki.core import asn1, crl, oids, signatures, signing
-from pki.core.der import header
+from pki.core.der import header, parts
 from pki.core.errors import CertificateError, KeymailboxError, SignatureError, UsageError
 from pki.core.profile import Profile
 from pki.core.signatures import IDENTITY
@@ -114,16 +115,10 @@ def _embedded(der: bytes) -> Iterator[Foreign]:
     info = header(der, 0, len(der))
     explicit = header(der, header(der, info.content, info.end).end, info.end)
     signed = header(der, explicit.content, explicit.end)
-    at = signed.content
-    while at < signed.end:
-        part = header(der, at, signed.end)
-        at = part.end
+    for part in parts(der, signed.content, signed.end):
         if part.tag != 0xA0:
             continue
-        inner, count = part.content, 0
-        while inner < part.end and count < MAX_EMBEDDED:
-            one = header(der, inner, part.end)
-            inner, count = one.end, count + 1
+        for one in islice(parts(der, part.content, part.end), MAX_EMBEDDED):
             try:
                 yield parse(der[one.start : one.end])
             except KeymailboxError:
