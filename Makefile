@@ -5,9 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+# How many processes test, each a file at a time; one, where it was chosen what to test.
+PROCESSES ?= $(if $(PYTEST_ARGS),0,$(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 8))'))
 # How long each decoder is fuzzed.
 SECONDS ?= 10
 FUZZ_ARGS ?=
+# How much chaos, and from which seed.
+CHAOS_ARGS ?= --kills 1000
 # `make lock LOCK_ARGS=--upgrade` moves every pin to its newest release.
 LOCK_ARGS ?=
 
@@ -17,7 +21,7 @@ COMPILE = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-covercrypt test fuzz check serve secrets rules openapi bench bench-wire lock clean
+.PHONY: help venv demo demo-covercrypt test test-issue fuzz chaos chaos-short check serve secrets rules openapi bench bench-wire bench-issue lock clean
 
 help: ## list these commands
 	@echo "keymailbox: make <command>"
@@ -32,7 +36,10 @@ demo-covercrypt: venv .venv-covercrypt/.ready ## the exchange with Covercrypt ke
 	@$(BIN)/python -m demo.exchange --covercrypt .venv-covercrypt/bin/python
 
 test: venv ## run the tests; PYTEST_ARGS="-k name" chooses
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-issue: venv ## try 20,000 random certificate requests; KMB_TEST_SEED=N repeats a run
+	@KMB_TEST_REQUESTS=20000 $(BIN)/pytest -s tests/properties/test_certificates_random.py $(PYTEST_ARGS)
 
 fuzz: venv ## fuzz every decoder; SECONDS=600 for longer, FUZZ_ARGS="--decoder deposit" chooses
 	@$(BIN)/python -m fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
@@ -41,6 +48,12 @@ check: venv ## ruff, format, mypy --strict, import-linter; all of them, so that 
 	@failed=; for gate in "ruff check ." "ruff format --check ." "mypy" "lint-imports"; do \
 		echo "check: $$gate"; $(BIN)/$$gate || failed="$$failed '$$gate'"; done; \
 	if [ -n "$$failed" ]; then echo "check: failed:$$failed" >&2; exit 1; fi
+
+chaos: venv ## kill processes at random, 1,000 times, and look for what is lost; CHAOS_ARGS="--kills 100 --seed 7"
+	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+chaos-short: venv ## the same in under five minutes, each kind of fault once; as CI does
+	@$(BIN)/python -m tests.chaos --faults 17 --seconds 150
 
 serve: venv ## run the whole service on loopback, with its database and broker
 	@$(BIN)/python -m tests.kit.serve
@@ -52,7 +65,9 @@ secrets: ## write var/compose/*, the secrets that compose.yaml mounts; those tha
 		printf "$$2" "$$3" > "$$1.new"; chmod 444 "$$1.new"; mv "$$1.new" "$$1"; echo "secrets: var/compose/$$1 written"; fi; }; \
 	secret=$$(random); put passphrase '%s' "$$secret"; \
 	secret=$$(random); put postgres_password '%s' "$$secret"; \
-	put database_url 'postgresql+psycopg://keymailbox:%s@postgres/keymailbox' "$$(cat postgres_password)"; \
+	put owner_database_url 'postgresql+psycopg://keymailbox:%s@postgres/keymailbox' "$$(cat postgres_password)"; \
+	secret=$$(random); put api_database_url 'postgresql+psycopg://keymailbox_api:%s@postgres/keymailbox' "$$secret"; \
+	secret=$$(random); put workers_database_url 'postgresql+psycopg://keymailbox_workers:%s@postgres/keymailbox' "$$secret"; \
 	secret=$$(random); put rabbitmq.conf 'default_user = keymailbox\ndefault_pass = %s\n' "$$secret"; \
 	put broker_url 'amqp://keymailbox:%s@rabbitmq//' "$$(sed -n 's/^default_pass = //p' rabbitmq.conf)"; \
 	echo "secrets: the folder is yours alone; the files are world-readable inside it, for the containers' users"
@@ -68,6 +83,9 @@ bench: venv ## measure; results go to bench/results
 
 bench-wire: venv ## measure the wire formats beside the bare cryptography
 	@$(BIN)/python -m bench.wire
+
+bench-issue: venv ## measure certificates a second, beside the bare signature, cfssl and django-ca
+	@$(BIN)/python -m bench.issue
 
 lock: .venv-tools/.ready ## renew requirements/*.lock; LOCK_ARGS=--upgrade for newer releases
 	@$(COMPILE) --output-file requirements/runtime.lock pyproject.toml

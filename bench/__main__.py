@@ -3,118 +3,138 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from bench import bare, exchange
-from bench.figures import Figure, beside, table, write
-from pki.tenant.enrolment import Invitation
-from tests.kit.daemons import free_port
-from tests.kit.processes import Installation, answers, wait_until
+from bench import accepting, bare, collecting, draining, drawing, flood, growth, latency, memory
+from bench.figures import Figure, read, table, write
+from bench.sites import BenchSite, composed, embedded, production
 from tests.kit.services import Services, drop_database, new_database
 
 _RESULTS = Path("bench/results/latest.json")
+_PICTURE = Path("docs/performance.svg")
+_CLIENTS = (32, 128)
 
 
 def main() -> None:
-    """Measure, print a table, and write bench/results/latest.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--deposits", type=int, default=1000, help="how many deposits the throughput part sends")
-    parser.add_argument("--clients", type=int, default=16, help="from how many connections")
-    parser.add_argument("--exchanges", type=int, default=40, help="how many keys are handed over one after another")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long each bare cost is measured")
+    """Measure, print a table, write bench/results/latest.json and docs/performance.svg."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--deposits", type=int, default=2000, help="how many deposits each rate is measured with")
+    parser.add_argument("--exchanges", type=int, default=100, help="how many keys are handed over one after another")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each bare cost is measured")
+    parser.add_argument(
+        "--rows", type=int, default=10**6, help="how many rows the largest table of the growth part has"
+    )
+    parser.add_argument("--only", action="append", choices=sorted(_PARTS), help="only this part; may be repeated")
+    parser.add_argument("--add", action="store_true", help="keep the figures of other parts that were measured before")
     options = parser.parse_args()
+    chosen = options.only or list(_PARTS)
     with tempfile.TemporaryDirectory(prefix="keymailbox-bench-") as name, Services() as services:
-        folder = Path(name)
-        verify = bare.verifications(options.seconds)
-        figures = [Figure("bare: ML-DSA-65 verifications, one core", verify, "1/s")]
-        figures += _sqlite(folder / "sqlite", verify, options)
-        admin = services.postgres.url
-        database = new_database(admin)
-        try:
-            figures += _production(folder / "production", database, services.rabbitmq.url, verify, options)
-        finally:
-            drop_database(database)
+        figures: list[Figure] = []
+        for part in chosen:
+            found = _PARTS[part](Path(name), services, options)
+            print(table(found), flush=True)
+            figures += found
+    if options.add:
+        new = {one.name for one in figures}
+        figures = [*(one for one in read(_RESULTS) if one.name not in new), *figures]
     write(figures, _RESULTS)
-    print(table(figures))
-    print(f"\nwritten to {_RESULTS}")
+    whole = options.add or not options.only
+    if whole:
+        drawing.draw(figures, _PICTURE)
+    print(f"\nwritten to {_RESULTS}" + (f" and {_PICTURE}" if whole else ""))
 
 
-def _sqlite(folder: Path, verify: float, options: argparse.Namespace) -> list[Figure]:
-    folder.mkdir()
+def _sqlite(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
     insert = bare.sqlite_inserts(folder, options.seconds)
-    port = free_port()
-    home = folder / "server"
-    with (folder / "server.log").open("wb") as log:
-        command = [sys.executable, "-m", "workers.cli", "dev", "--home", str(home), "--port", str(port)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_clean())
-    try:
-        server = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(f"{server}/readyz"))
-        agents = []
-        for address in ("acme/bench", "globex/bench"):
-            tenant = address.partition("/")[0]
-            invite = [sys.executable, "-m", "workers.cli", "tenant", "invite", tenant, "--home", str(home), "--json"]
-            told = json.loads(subprocess.run(invite, check=True, capture_output=True, env=_clean()).stdout)
-            invitation = Invitation(told["reference"], told["secret"])
-            agents.append(exchange.enrolled(server, address, invitation, folder / tenant))
-        return _figures("SQLite", _measure(server, agents, options), verify, insert)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    with embedded(folder / "sqlite") as site:
+        return _exchanged(site, insert, options, folder)
 
 
-def _production(folder: Path, database: str, broker: str, verify: float, options: argparse.Namespace) -> list[Figure]:
-    folder.mkdir()
-    plain = database.replace("postgresql+psycopg://", "postgresql://")
-    insert = bare.postgresql_inserts(plain, options.clients, options.seconds)
-    installation = Installation(folder / "installation", database, broker)
-    # Past the kit's proxies, which would cost what is to be measured.
-    installation.variables |= {"KMB_DATABASE_URL": database, "KMB_BROKER_URL": broker}
-    with installation:
-        installation.start()
-        agents = []
-        for address in ("acme/bench", "globex/bench"):
-            tenant = address.partition("/")[0]
-            told = installation.invite(tenant)
-            invitation = Invitation(told["reference"], told["secret"])
-            agents.append(exchange.enrolled(installation.url, address, invitation, folder / tenant))
-        result = _measure(installation.url, agents, options)
-    return _figures("PostgreSQL + RabbitMQ", result, verify, insert)
+def _production(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
+    with _database(services) as database:
+        plain = database.replace("postgresql+psycopg://", "postgresql://")
+        insert = bare.postgresql_inserts(plain, _CLIENTS[0], options.seconds)
+    with production(folder / "production", services) as site:
+        figures = _exchanged(site, insert, options, folder)
+        full = next(one.value for one in figures if "32 clients" in one.name)
+        return figures + _waited(site, options.exchanges, full)
 
 
-def _measure(server: str, agents: list[exchange.Agent], options: argparse.Namespace) -> exchange.Result:
-    sender, recipient = agents
-    with sender, recipient:
-        return exchange.measure(
-            server,
-            sender,
-            recipient,
-            deposits=options.deposits,
-            clients=options.clients,
-            exchanges=options.exchanges,
+def _waited(site: BenchSite, exchanges: int, full: float) -> list[Figure]:
+    """Return how long a key takes with nothing besides, at half of the rate that was accepted, and at all of it.
+
+    Other tenants make the load; sender and recipient are agents on a stream.
+    """
+    figures = []
+    crowd, crowded = site.agent("umbrella/load"), site.agent("hooli/load")
+    for number, rate in enumerate((0.0, full / 2, full)):
+        sender, recipient = site.agent(f"acme/waits-{number}"), site.agent(f"globex/waits-{number}")
+        requests = accepting.single(crowd, crowded, int(rate * exchanges * 0.3)) if rate else []
+        figures += latency.measure(
+            sender, recipient, database=site.database, exchanges=exchanges, rate=rate, requests=requests
         )
+    return figures
 
 
-def _figures(where: str, result: exchange.Result, verify: float, insert: float) -> list[Figure]:
-    return [
-        Figure(f"{where}, bare: durable inserts of 6 kB", insert, "1/s"),
-        beside(f"{where}: deposits accepted, one a request", result.accepted, "1/s", insert, 0.30),
-        beside(f"{where}: deposits accepted and validated", result.validated, "1/s", verify, 0.75),
-        Figure(f"{where}: deposits collected, 50 a request", result.collected, "1/s"),
-        Figure(f"{where}: polls of an empty page, one client", result.empty_polls, "1/s"),
-        Figure(f"{where}: deposit to verified receipt, p50", result.receipt_p50, "ms"),
-        Figure(f"{where}: deposit to verified receipt, p99", result.receipt_p99, "ms"),
-    ]
+def _exchanged(site: BenchSite, insert: float, options: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Return the figures of the main job at one site: accepted, collected, polled, and the memory before and after."""
+    count: int = options.deposits
+    figures = [Figure(f"{site.name}, bare: durable inserts of 6 kB", insert, "1/s")]
+    figures += memory.resident(site.name, site.processes(), "at the start")
+    figures += [accepting.accepted(site, insert, count, clients) for clients in _CLIENTS]
+    figures.append(accepting.accepted_in_batches(site, insert, count))
+    total = count * (len(_CLIENTS) + 1)
+    ids = collecting.await_available(site, total)
+    bodies = composed(site.agent("acme/bench"), site.agent("globex/bench"), count)
+    if site.installation is None:
+        select = bare.sqlite_selects(folder, bodies, collecting.PAGE)
+    else:
+        select = bare.postgresql_selects(site.database, bodies, collecting.PAGE)
+    figures.append(collecting.collected(site, ids, select))
+    with bare.empty_route() as url:
+        empty = bare.answered(url, count, 8)
+    figures.append(collecting.polled(site, empty, count, 8))
+    return figures + memory.resident(site.name, site.processes(), f"after {total:,} deposits")
 
 
-def _clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("KMB_")}
+def _workers(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
+    count: int = options.deposits
+    figures: list[Figure] = []
+    for name, measure in (
+        ("validation", lambda url: draining.validation(folder / "v", url, services.rabbitmq.url, count)),
+        ("webhooks", lambda url: draining.posts(folder / "w", url, count)),
+    ):
+        (folder / name[:1]).mkdir()
+        with _database(services) as url:
+            figures += measure(url)
+    return figures
+
+
+def _growth(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
+    sizes = [size for size in (10**5, 10**6, 10**7) if size <= options.rows]
+    return growth.on_postgresql(sizes) + growth.on_sqlite([size for size in sizes if size <= 10**6])
+
+
+@contextmanager
+def _database(services: Services) -> Iterator[str]:
+    database = new_database(services.postgres.url)
+    try:
+        yield database
+    finally:
+        drop_database(database)
+
+
+_Part = Callable[[Path, Services, argparse.Namespace], list[Figure]]
+_PARTS: Mapping[str, _Part] = {
+    "sqlite": _sqlite,
+    "production": _production,
+    "workers": _workers,
+    "flood": lambda folder, services, options: flood.measure(folder / "flooded", services),
+    "growth": _growth,
+}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import cpu_count
 from pathlib import Path
@@ -34,6 +36,19 @@ def within(name: str, value: float, unit: str, floor: float, ratio: float, goal:
     return Figure(name, value, unit, floor, round(ratio, 4), goal, ratio <= goal)
 
 
+def limited(name: str, value: float, unit: str, most: float | None) -> Figure:
+    """Return a figure that should be at most ``most`` of its own unit; the goal stands beside it as the ceiling."""
+    if most is None:
+        return Figure(name, round(value, 2), unit)
+    return Figure(name, round(value, 2), unit, most, round(value / most, 4), 1.0, value <= most)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that is not exceeded by this share of all (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
 def write(figures: list[Figure], path: Path) -> None:
     """Write all figures with machine and commit."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +56,11 @@ def write(figures: list[Figure], path: Path) -> None:
     machine = f"{platform.machine()}, {cpu_count()} cores, Python {platform.python_version()}"
     content = {"machine": machine, "commit": commit, "figures": [asdict(figure) for figure in figures]}
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read(path: Path) -> list[Figure]:
+    """Return the figures that were written last; none before there are any."""
+    return [Figure(**one) for one in json.loads(path.read_text())["figures"]] if path.exists() else []
 
 
 def table(figures: list[Figure]) -> str:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 
 from pki.core import (
     capabilities,
+    counterfoils,
     crl,
     deposits,
     envelope,
     errorcodes,
+    issuers,
     keys,
+    links,
+    ocsp,
+    officers,
     oids,
+    orders,
     packages,
+    paths,
     receipts,
     requests,
     revocations,
@@ -21,12 +29,16 @@ from pki.core import (
     signing,
     x509,
 )
+from pki.core.cmp import bodies, messages
+from pki.core.cmp.protection import ITERATIONS, MacParameters
+from pki.core.errors import SignatureError
 from pki.core.profile import Profile
 from pki.core.signatures import VerifyingKey
 from pki.tenant.objects import ber, looking, reading
 from pki.tenant.objects.outline import Node
 from tests.kit import forge, forge_pki, tlv
 from tests.kit.authority import NOW, PACKAGE_ID
+from tests.kit.forge_classical import RsaReader, RsaSigner
 from tests.kit.vectors import FOLDER, load, own
 
 Decoder = Callable[[bytes], object]
@@ -45,6 +57,11 @@ def _shared(name: str) -> bytes:
 def deposit(data: bytes) -> object:
     """Parse a deposit as the server does, and check its signature."""
     return deposits.parse_deposit(data).signed.verify(_pinned())
+
+
+def counterfoil(data: bytes) -> object:
+    """Parse what is kept of a deposit, and check its signature."""
+    return counterfoils.parse(data).verify(_pinned())
 
 
 def deposit_context(data: bytes) -> object:
@@ -133,6 +150,17 @@ def request(data: bytes) -> object:
     return requests.parse_request(data).verify(_pinned())
 
 
+def cmp_message(data: bytes) -> object:
+    """Read a CMP message and its body, and check a MAC; without what came along it is the same message."""
+    message = messages.parse(data)
+    assert messages.parse(message.bare).protected == message.protected
+    if isinstance(message.algorithm, MacParameters):
+        assert message.algorithm.iterations <= ITERATIONS[1]
+        with suppress(SignatureError):
+            message.algorithm.with_salt(bytes(16)).verify(message.protection, b"secret", message.protected[:64])
+    return bodies.read(message)
+
+
 def certificate(data: bytes) -> object:
     """Parse a certificate, and check its chain."""
     parsed = x509.parse_certificate(data)
@@ -140,9 +168,55 @@ def certificate(data: bytes) -> object:
     return parsed
 
 
+def any_certificate(data: bytes) -> object:
+    """Parse a certificate of any issuer, and look for its path."""
+    trust, untrusted = links.parse(_shared("root")), links.parse(_shared("issuing"))
+    return paths.find(links.parse(data), trust=[trust], untrusted=[untrusted], now=NOW)
+
+
 def revocation_list(data: bytes) -> object:
     """Check a revocation list."""
     return crl.verify_crl(data, issuing_der=_shared("issuing"), now=NOW)
+
+
+def delta_list(data: bytes) -> object:
+    """Check a delta list, and put it on top of a full one."""
+    delta = crl.verify_delta(data, issuing_der=_shared("issuing"), now=NOW)
+    return crl.apply_delta(crl.verify_crl(_shared("crl"), issuing_der=_shared("issuing"), now=NOW), delta)
+
+
+def issuing_request(data: bytes) -> object:
+    """Parse a request for an issuing CA, and check its signature; what is accepted is certified."""
+    request = issuers.parse_request(data).verify()
+    return issuers.issuing_tbs(request, root_der=_shared("root"), serial=7, now=NOW)
+
+
+def ocsp_request(data: bytes) -> object:
+    """Read an OCSP request; what is accepted can be answered."""
+    request = ocsp.parse_request(data)
+    answers = [ocsp.Answer(one, ocsp.Standing.UNKNOWN, NOW, NOW) for one in request.asked]
+    return ocsp.response_tbs(_shared("issuing"), answers, produced_at=NOW, nonce=request.nonce)
+
+
+def officer_list(data: bytes) -> object:
+    """Check a list of officers."""
+    return officers.parse_officers(data).verify(_shared("issuing"))
+
+
+@cache
+def _listed() -> officers.Officers:
+    return officers.parse_officers(_shared("officers")).verify(_shared("issuing"))
+
+
+def order(data: bytes) -> object:
+    """Parse an officer's order, and check who gave it."""
+    return orders.parse_order(data).ordered_by(_listed())
+
+
+def approval(data: bytes) -> object:
+    """Parse an approval, and check it with an order."""
+    parsed = orders.parse_approval(data)
+    return orders.verify_order(orders.parse_order(_shared("order")), parsed, _listed(), now=NOW)
 
 
 def private_key(data: bytes) -> object:
@@ -192,6 +266,7 @@ def file(data: bytes) -> object:
 
 DECODERS: dict[str, Decoder] = {
     "deposit": deposit,
+    "counterfoil": counterfoil,
     "context": deposit_context,
     "envelope": strict_envelope,
     "envelope-read": read_envelope,
@@ -204,8 +279,16 @@ DECODERS: dict[str, Decoder] = {
     "error-code": error_code,
     "revocation": revocation,
     "request": request,
+    "cmp": cmp_message,
     "certificate": certificate,
+    "any-certificate": any_certificate,
     "crl": revocation_list,
+    "crl-delta": delta_list,
+    "ocsp-request": ocsp_request,
+    "issuing-request": issuing_request,
+    "officers": officer_list,
+    "order": order,
+    "approval": approval,
     "pkcs8": private_key,
     "encryption-key": encryption_key,
     "verifying-key": verifying_key,
@@ -220,6 +303,7 @@ _KINDS = {
     "package-read": "package",
     "package-asymmetric": "package",
     "receipt-read": "receipt",
+    "any-certificate": "certificate",
     "ber": "envelope",
 }
 
@@ -231,6 +315,8 @@ def seeds(name: str) -> Iterable[bytes]:
     if name == "context":
         parsed = deposits.parse_deposit(load(FOLDER / "accepted" / "deposit-deposit.txt").body)
         yield parsed.signed.attributes[oids.DEPOSIT_CONTEXT]
+    elif name == "counterfoil":
+        yield counterfoils.cut(load(FOLDER / "accepted" / "deposit-deposit.txt").body)
     elif name == "error-code":
         yield from (errorcodes.ErrorCode(71).encode(), errorcodes.ErrorCode(oids.DATA).encode())
     elif name == "pkcs8":
@@ -254,6 +340,7 @@ def seeds(name: str) -> Iterable[bytes]:
         yield reading.encode_pem(_shared("root"), "CERTIFICATE") + b"\n" + reading.encode_pem(crl, "X509 CRL")
     elif name == "verifying-key":
         yield forge_pki.ACME.spki
+        yield RsaSigner(RsaReader(_shared("rsa-3072-key"))).spki
         yield bytes.fromhex("302a300506032b6570032100") + bytes.fromhex(
             "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
         )

@@ -79,7 +79,7 @@ def parse(data: bytes, depth: int = 0) -> list[Node] | None:
 
 def mutate(data: bytes, seed: int, bytewise: Callable[[bytes], bytes]) -> bytes:
     """Return ``data`` with one value changed, doubled, moved, or taken away; ``bytewise`` changes plain bytes."""
-    random = Random(seed)  # noqa: S311
+    random = Random(seed)  # noqa: S311  must be repeatable, not secret
     nodes = parse(data)
     if not nodes:
         return bytewise(data)

@@ -27,6 +27,7 @@ class Tick:
     queue: str
     kind: str
     every: timedelta
+    rank: int = outbox.USUAL
 
     @property
     def job(self) -> str:
@@ -43,10 +44,17 @@ def schedule(settings: Settings) -> tuple[Tick, ...]:
     return (
         # The bell wakes the sequencer within milliseconds; this is for a ring that was lost.
         Tick("sequence", "events", timedelta(seconds=15)),
+        # A webhook is looked at when something happens or its pause is over; this is for what was forgotten in a race.
+        Tick("notify", "look", timedelta(seconds=60)),
         Tick("rotate", "expire", timedelta(seconds=60)),
-        Tick("rotate", "purge", timedelta(hours=1)),
+        # Each request leaves a nonce: forgotten soon, their table stays small.
+        Tick("rotate", "purge", timedelta(minutes=5)),
+        Tick("rotate", "remind", timedelta(hours=1)),
+        # A shelf that is in use when it is to be dropped has three more chances that day.
+        Tick("rotate", "retain", timedelta(hours=6), outbox.IDLE),
         # Nobody wraps without a fresh list: three more chances before the last one is stale.
-        Tick("issue", "crl", settings.crl_lifetime / 4),
+        Tick("issue", "crl", settings.crl_lifetime / 4, outbox.URGENT),
+        Tick("issue", "ocsp-refresh", timedelta(seconds=60), outbox.IDLE),
         Tick("report", "chain", timedelta(days=1)),
     )
 
@@ -57,7 +65,7 @@ def tick(deps: Deps, due: Tick, now: datetime) -> bool:
     with deps.store.unit() as unit:
         if not events.claim_tick(unit, due.job, period):
             return False
-        outbox.add(unit, due.queue, due.kind, [period], now=now)
+        outbox.add(unit, due.queue, due.kind, [period], now=now, rank=due.rank)
     return True
 
 
@@ -89,6 +97,10 @@ class Beat:
     def stop(self) -> None:
         """Let run() return."""
         self._stopped.set()
+
+    def ready(self) -> None:
+        """Raise UnavailableError while the database is away, or its schema an earlier release's."""
+        self._deps.store.demand_schema()
 
     def _tick(self, now: datetime) -> None:
         for due in self._schedule:

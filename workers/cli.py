@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Annotated, NoReturn
 
 import typer
 
 from pki.core.errors import UsageError
-from pki.server.cli import Home, app, run, settings_of
+from pki.server.cli import app, run
+from pki.server.commands.shared import Home, MetricsPort, settings_of
 
 _KEYLESS = "validate,notify,rotate,report"
+_LOOK_SECONDS = 0.05
+"""How often to look whether a signal has come: what a stop waits for at most."""
 
 
 @app.command()
@@ -35,20 +41,21 @@ def worker(
     ] = _KEYLESS,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="How many processes work side by side.")] = 1,
     home: Home = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Work off what requests have left in the outbox, woken by the broker.
 
-    Example: kmb-server worker --queues validate,notify,rotate,report
+    Example: kmb-server worker --queues validate
     """
     from workers import worker as process
 
-    code = process.run(settings_of(home), process.parse_queues(queues), concurrency)
+    code = process.run(settings_of(home, metrics_port=metrics_port), process.parse_queues(queues), concurrency)
     if code:
         raise typer.Exit(code)
 
 
 @app.command()
-def relay(home: Home = None) -> None:
+def relay(home: Home = None, metrics_port: MetricsPort = None) -> None:
     """Wake the workers: hears the database's bell, looks into the outbox, publishes to the broker.
 
     Example: kmb-server relay
@@ -57,20 +64,21 @@ def relay(home: Home = None) -> None:
     from workers.app import make_app, transport
     from workers.relay import Relay, WakeUps
 
-    settings = settings_of(home)
+    settings = settings_of(home, metrics_port=metrics_port)
     if transport(settings) == "memory":
         raise UsageError("On memory:// nobody would hear", on="KMB_BROKER_URL", hint="kmb-server dev")
     bootstrap.configure_logging(settings)
     deps = bootstrap.build(settings)
     work = Relay(deps, WakeUps(make_app(settings), settings))
     try:
-        _until_signal(work.run, work.stop)
+        # The figures of the database are told once for all processes: here, by the one that looks into it anyway.
+        _until_signal(work.run, work.stop, bootstrap.watched(deps, "relay", work.ready, site=True))
     finally:
         deps.store.close()
 
 
 @app.command()
-def beat(home: Home = None) -> None:
+def beat(home: Home = None, metrics_port: MetricsPort = None) -> None:
     """Write the ticks: expiry, revocation lists and the like, each once however many beats run.
 
     Example: kmb-server beat
@@ -78,12 +86,12 @@ def beat(home: Home = None) -> None:
     from pki.server import bootstrap
     from workers.beat import Beat
 
-    settings = settings_of(home)
+    settings = settings_of(home, metrics_port=metrics_port)
     bootstrap.configure_logging(settings)
     deps = bootstrap.build(settings)
     work = Beat(deps)
     try:
-        _until_signal(work.run, work.stop)
+        _until_signal(work.run, work.stop, bootstrap.watched(deps, "beat", work.ready))
     finally:
         deps.store.close()
 
@@ -93,17 +101,29 @@ def main() -> NoReturn:
     run(app)
 
 
-def _until_signal(work: Callable[[], None], stop: Callable[[], None]) -> None:
-    """Work in a thread until SIGTERM or SIGINT; a handler in the working thread could wait for its own lock."""
+def _until_signal(work: Callable[[], None], stop: Callable[[], None], watched: AbstractContextManager[None]) -> None:
+    """Work in a thread, ``watched``, until SIGTERM or SIGINT, and end at once at a second one.
+
+    The handler takes no lock: Python calls it in this thread, whose work is in another. Signals are not blocked and
+    waited for: one that is blocked here goes to any thread that was there before, and ends the process; and
+    `signal.sigtimedwait` returns one that never came when the process was stopped and goes on.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
-    asked = (signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, asked)
-    with ThreadPoolExecutor(1) as pool:
+    came: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: came.append(number))
+    # Who can be asked whether it lives can be asked to stop.
+    with watched, ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
-        while not working.done() and signal.sigtimedwait(asked, 1.0) is None:
-            pass
+        while not working.done() and not came:
+            time.sleep(_LOOK_SECONDS)
         stop()
+        while not working.done():
+            if len(came) > 1:
+                # Asked twice: what is under way is in the database, and is taken up by the next.
+                os._exit(1)
+            time.sleep(_LOOK_SECONDS)
         working.result()
 
 

@@ -12,6 +12,7 @@ from pki.core.errors import KeymailboxError
 from pki.server.services.deps import Deps
 from workers.app import QUEUES, hush, make_app
 from workers.beat import Beat
+from workers.couriers import PATIENCE
 from workers.handlers import Hands
 from workers.relay import Relay, WakeUps
 
@@ -28,7 +29,8 @@ class Embedded:
     def __init__(self, deps: Deps) -> None:
         """Share the server's store, whose bell is heard in this process only. Opens the CA's key: SealError."""
         self._app = make_app(deps.settings)
-        self._hands = Hands(deps, QUEUES)
+        self._stopping = threading.Event()
+        self._hands = Hands(deps, QUEUES, self._stopping.is_set, PATIENCE)
         self._app.hands = self._hands
         self._relay = Relay(deps, WakeUps(self._app, deps.settings))
         self._beat = Beat(deps)
@@ -52,7 +54,8 @@ class Embedded:
             raise KeymailboxError("The worker inside of the server does not start", hint="kmb-server doctor")
 
     def stop(self) -> None:
-        """Let running tasks end, then stop; what was not begun stays in the outbox."""
+        """Let running batches end, then stop; what was not begun stays in the outbox."""
+        self._stopping.set()
         self._beat.stop()
         self._relay.stop()
         worker_state.should_stop = 0  # type: ignore[assignment]  # an exit code asks the worker to stop

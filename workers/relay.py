@@ -15,6 +15,8 @@ from kombu import Connection
 from kombu.exceptions import KombuError
 
 from pki.core.errors import KeymailboxError, UnavailableError
+from pki.server import metrics
+from pki.server.services import notices
 from pki.server.services.deps import Deps
 from pki.server.settings import Settings
 from pki.server.store import outbox
@@ -26,11 +28,13 @@ _log = structlog.get_logger("relay")
 _TOPIC = "queue:"
 _POLL_SECONDS = 2.0
 """How often to look into the outbox although no bell rang: the safety net."""
+_UNNOTICED_LAST = 6.0
+"""Seconds between two wake-ups for events that nobody numbers, at most: with the look after it, less than ten."""
 _GAP_SECONDS = 0.02
 """A task claims whatever is due, so one wake-up for a queue in this time is enough."""
 _JOBS_A_TASK = 100
 _TASKS_AT_ONCE = 8
-_PAUSE_FIRST, _PAUSE_LAST = 0.1, 5.0
+_PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
 _CONFIRM_SECONDS = 5.0
 _DEAD_LETTERS_EVERY = 60.0
 
@@ -127,6 +131,7 @@ class Relay:
         self._waiting: dict[str, int] = {}
         self._look_at = 0.0
         self._sent: dict[str, float] = {}
+        self._unnoticed_pause = _POLL_SECONDS
         self._store_pause = _Pause("database")
         self._broker_pause = _Pause("broker")
         self._dead_letters_at = 0.0
@@ -148,6 +153,12 @@ class Relay:
         """Let run() return."""
         self._stopped.set()
         self._changed.set()
+
+    def ready(self) -> None:
+        """Raise UnavailableError while the database or the broker is away."""
+        self._deps.store.demand_schema()
+        if self._broker_pause.failing:
+            raise UnavailableError("The broker is away", hint="KMB_BROKER_URL, and the broker's log")
 
     def _heard(self, topic: str) -> None:
         if topic == ANYTHING:
@@ -171,9 +182,15 @@ class Relay:
         self._look_at = time.monotonic() + _POLL_SECONDS
         now = self._deps.clock.now()
         try:
-            with self._deps.store.unit() as unit:
-                due = outbox.due_queues(unit, now)
+            # Most looks find nothing, and so take nothing from who writes.
+            with self._deps.store.read() as unit:
                 following = outbox.next_due(unit)
+            due: Mapping[str, int] = {}
+            if following is not None and following <= now:
+                with self._deps.store.unit() as unit:
+                    due = outbox.due_queues(unit, now)
+                    following = outbox.next_due(unit)
+            due = {**due, **self._unnoticed()}
         except KeymailboxError as error:
             self._look_at = time.monotonic() + self._store_pause.failed(error)
             return
@@ -182,6 +199,15 @@ class Relay:
         if following is not None:
             seconds = max((following - now).total_seconds(), 2 * _GAP_SECONDS)
             self._look_at = time.monotonic() + min(seconds, _POLL_SECONDS)
+
+    def _unnoticed(self) -> Mapping[str, int]:
+        """Wake for events, which have no job, as a ring or a message may be lost: less often while nobody comes."""
+        if time.monotonic() <= self._sent.get("sequence", -math.inf) + self._unnoticed_pause:
+            return {}
+        with self._deps.store.read() as unit:
+            waiting = notices.unnoticed(unit)
+        self._unnoticed_pause = min(2 * self._unnoticed_pause, _UNNOTICED_LAST) if waiting else _POLL_SECONDS
+        return {"sequence": 1} if waiting else {}
 
     def _publish(self) -> None:
         """Send what is wanted, each queue at most once in the gap; what cannot be sent stays wanted."""
@@ -193,8 +219,10 @@ class Relay:
                     self._send(queue)
             self._alarm()
         except UnavailableError as error:
+            metrics.broker_up().set(0)
             self._broker_pause.failed(error)
         else:
+            metrics.broker_up().set(1)
             self._broker_pause.worked()
 
     def _send(self, queue: str) -> None:
@@ -204,6 +232,7 @@ class Relay:
             self._want({queue: 1})
             raise
         self._sent[queue] = time.monotonic()
+        metrics.wake_ups.labels(queue).inc()
 
     def _ready(self) -> list[str]:
         limit = time.monotonic() - _GAP_SECONDS
@@ -220,6 +249,7 @@ class Relay:
             return
         self._dead_letters_at = time.monotonic() + _DEAD_LETTERS_EVERY
         count = self._wake_ups.dead_letters()
+        metrics.dead_letters().set(count)
         if count:
             _log.error("dead_letters", count=count, hint="kmb-server doctor")
 
@@ -242,6 +272,10 @@ class _Pause:
         self._what = what
         self._seconds = 0.0
         self._until = 0.0
+
+    @property
+    def failing(self) -> bool:
+        return bool(self._seconds)
 
     def failed(self, error: Exception) -> float:
         if not self._seconds:

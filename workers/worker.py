@@ -6,11 +6,16 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
-from pki.core.errors import UsageError
+from pki.core.errors import KeymailboxError, UnavailableError, UsageError
 from pki.server import bootstrap
+from pki.server.services.deps import Deps
+from pki.server.services.upkeep import LATE_SECONDS
 from pki.server.settings import PREFIX, Settings
+from pki.server.store import lag, outbox
 from workers.app import QUEUES, QUEUES_VARIABLE, make_app, queue_name, transport
+from workers.children import counted_children
 
 KEYLESS = ("validate", "notify", "rotate", "report")
 """The queues of an ordinary worker: `issue` has the CA's key, and `sequence` is served by one at a time."""
@@ -38,13 +43,33 @@ def run(settings: Settings, queues: Sequence[str], concurrency: int) -> int:
             hint=f"kmb-server dev --home {settings.home}, or set {PREFIX}BROKER_URL",
         )
     if "issue" in queues:
-        # A wrong passphrase is said now and here, not by a child for each task.
-        bootstrap.signer(settings)
+        # A wrong profile, passphrase or PIN is said now and here, not by a child for each task; no key is kept here.
+        bootstrap.check_profiles(bootstrap.build(settings))
+        bootstrap.check_keys(settings)
     # The children are fresh interpreters: what the command line said reaches them by the environment.
     os.environ[f"{PREFIX}HOME"] = str(settings.home)
     os.environ[QUEUES_VARIABLE] = ",".join(queues)
     bootstrap.configure_logging(settings)
     logging.captureWarnings(True)
+    deps = bootstrap.build(settings)
+    try:
+        with (
+            counted_children() as counted,
+            bootstrap.watched(deps, "", lambda: _ready(deps, queues), counted=counted),
+        ):
+            _look_first(deps, queues)
+            return _work(settings, queues, concurrency)
+    finally:
+        deps.store.close()
+
+
+def _look_first(deps: Deps, queues: Sequence[str]) -> None:
+    """Have this worker woken once it listens: what it is to do may have been waiting for long, and seldom rung for."""
+    with suppress(KeymailboxError), deps.store.unit() as unit:
+        outbox.ring(unit, queues)
+
+
+def _work(settings: Settings, queues: Sequence[str], concurrency: int) -> int:
     worker = make_app(settings).Worker(
         hostname=f"{'-'.join(queues)}@{socket.gethostname()}",
         queues=[queue_name(settings, queue) for queue in queues],
@@ -58,3 +83,13 @@ def run(settings: Settings, queues: Sequence[str], concurrency: int) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _ready(deps: Deps, queues: Sequence[str]) -> None:
+    """A worker can be alive and deaf: what counts is for how long its queues' jobs have been due."""
+    deps.store.demand_schema()
+    with deps.store.read() as unit:
+        late = {queue: age for queue, (_, age) in lag.queues(unit, deps.clock.now(), queues).items()}
+    for queue, age in late.items():
+        if age > LATE_SECONDS:
+            raise UnavailableError(f"A job has been due for {age:.0f} s", on=queue, hint="kmb-server doctor")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, TypeVar, Union
 
@@ -20,7 +22,8 @@ GeneralizedTime = asn1.GeneralizedTime
 UTCTime = asn1.UTCTime
 
 T = TypeVar("T")
-_INTEGER, _ENUMERATED = 0x02, 0x0A
+_INTEGER, _ENUMERATED, _SEQUENCE = 0x02, 0x0A, 0x30
+_YEAR_2050 = datetime(2050, 1, 1, tzinfo=UTC)
 
 
 def decode(kind: type[T], der: bytes, *, what: str) -> T:
@@ -68,6 +71,11 @@ def retagged(tag: int, der: bytes) -> bytes:
     return bytes([tag]) + der[1:]
 
 
+def sequence_of(ders: Iterable[bytes]) -> bytes:
+    """Return a SEQUENCE OF values that are in DER each: the library takes no list as a root."""
+    return retagged(_SEQUENCE, encode(b"".join(ders)))
+
+
 def enumerated(number: int) -> bytes:
     """Return an ENUMERATED in DER: the library has none, and it is an INTEGER under tag 10 (X.690 §8.4)."""
     return retagged(_ENUMERATED, encode(number))
@@ -78,6 +86,17 @@ def enumerated_number(der: bytes, *, what: str) -> int:
     if der[:1] != bytes([_ENUMERATED]):
         raise not_der(f"{what} is not an ENUMERATED", at=der)
     return decode(int, retagged(_INTEGER, der), what=what)
+
+
+def signed(tbs: bytes, algorithm: AlgorithmIdentifier, signature: bytes) -> bytes:
+    """Return what X.509 signs, certificate or revocation list, from its to-be-signed part and the signature over it."""
+    return encode(Certificate(tbs=tlv(tbs), signature_algorithm=algorithm, signature=BitString(signature, 0)))
+
+
+def time(moment: datetime) -> asn1.UTCTime | asn1.GeneralizedTime:
+    """Return a time to the second as certificates write it: from 2050 on with the century (RFC 5280 §4.1.2.5)."""
+    moment = moment.astimezone(UTC).replace(microsecond=0)
+    return UTCTime(moment) if moment < _YEAR_2050 else GeneralizedTime(moment)
 
 
 def _short(error: Exception) -> str:
@@ -142,6 +161,28 @@ class Certificate:
     tbs: TLV
     signature_algorithm: AlgorithmIdentifier
     signature: BitString
+
+
+@asn1.sequence
+class RevokedCertificate:
+    """One entry of a revocation list, RFC 5280 §5.1.2.6."""
+
+    serial: int
+    revoked_at: UTCTime | GeneralizedTime
+    extensions: list[Extension] | None
+
+
+@asn1.sequence
+class TbsCertList:
+    """RFC 5280 §5.1.2, version 2; an empty list of entries is left out."""
+
+    version: int
+    signature: AlgorithmIdentifier
+    issuer: TLV
+    this_update: UTCTime | GeneralizedTime
+    next_update: UTCTime | GeneralizedTime
+    revoked: list[RevokedCertificate] | None
+    extensions: Annotated[list[Extension], Explicit(0)]
 
 
 # PKCS #10, RFC 2986
@@ -241,6 +282,23 @@ class MeasuredSignedData:
 
 
 @asn1.sequence
+class DetachedContent:
+    """RFC 5652 §5.2, without the content."""
+
+    content_type: Oid
+
+
+@asn1.sequence
+class DetachedSignedData:
+    """RFC 5652 §5.1 of what was signed and is kept elsewhere, or no more."""
+
+    version: int
+    digest_algorithms: TLV
+    content: DetachedContent
+    signer_infos: TLV
+
+
+@asn1.sequence
 class AnySignerInfo:
     """RFC 5652 §5.3, with a signer of any name, and with unsigned attributes, which nobody looks at."""
 
@@ -251,13 +309,6 @@ class AnySignerInfo:
     signature_algorithm: AlgorithmIdentifier
     signature: bytes
     unsigned_attrs: Annotated[SetOf[Attribute] | None, Implicit(1)]
-
-
-@asn1.sequence
-class SignedAttributes:
-    """A holder: the signature is over the attributes' universal SET OF encoding (RFC 5652 §5.4)."""
-
-    attrs: SetOf[Attribute]
 
 
 @asn1.sequence
@@ -281,13 +332,6 @@ class OtherRecipient:
 
     kind: Oid
     value: TLV
-
-
-@asn1.sequence
-class RecipientSlot:
-    """A holder of one RecipientInfo, which as a CHOICE cannot stand alone."""
-
-    other: Annotated[OtherRecipient, Implicit(4)]
 
 
 @asn1.sequence
@@ -378,13 +422,6 @@ class KeyPackageReceipt:
     version: Annotated[int, asn1.Default(2)]
     receipt_of: bytes
     received_by: EntityName
-
-
-@asn1.sequence
-class ErrorOf:
-    """A holder: KeyPkgIdentifier is a CHOICE, so its context tag is explicit (X.680 §31.2.7)."""
-
-    package_id: bytes
 
 
 @asn1.sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 
@@ -9,8 +10,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtensionOID
 
-from pki.core import asn1, signatures
-from pki.core.errors import CertificateError, ExpiredError, SignatureError, demand
+from pki.core import asn1, links, paths, signatures
+from pki.core.errors import CertificateError, MalformedError, SignatureError, demand
+from pki.core.links import Link
+from pki.core.paths import check_validity as check_validity
 from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 
 
@@ -22,20 +25,32 @@ def authority_key(certificate_der: bytes) -> VerifyingKey:
     return signatures.load(asn1.encode(spki), rule="CRT-014")
 
 
-def verify_authorities(*, issuing_der: bytes, root_der: bytes, now: datetime) -> x509.Certificate:
+def issuer_of(candidates: Iterable[bytes], key_identifier: bytes) -> bytes:
+    """Return the first CA certificate in DER whose subject key identifier is this authority key identifier.
+
+    Nothing is verified. Raises CertificateError where none fits (rule CRT-007; RFC 5280 §4.2.1.1).
+    """
+    for one in candidates:
+        if ca_key_identifier(one) == key_identifier:
+            return one
+    raise CertificateError("The certificate names another issuer", on=key_identifier.hex()[:64], rule="CRT-007")
+
+
+@lru_cache(maxsize=64)
+def ca_key_identifier(certificate_der: bytes) -> bytes:
+    """Return the subject key identifier of a CA's certificate, which is not verified; raises CertificateError."""
+    try:
+        return subject_key_identifier(x509.load_der_x509_certificate(certificate_der))
+    except _UNREADABLE:
+        raise CertificateError("A CA certificate cannot be read", rule="CRT-014") from None
+
+
+def verify_authorities(*, issuing_der: bytes, root_der: bytes, now: datetime) -> Link:
     """Verify root and issuing CA (rules CRT-003, -014), or raise; return the issuing CA."""
     issuing, root = _verified_issuing(issuing_der, root_der)
     for title, found in (("root", root), ("issuing CA", issuing)):
-        check_validity(title, found.not_valid_before_utc, found.not_valid_after_utc, now)
+        check_validity(title, found.not_before, found.not_after, now)
     return issuing
-
-
-def check_validity(title: str, start: datetime, end: datetime, now: datetime) -> None:
-    """Raise CertificateError or ExpiredError unless ``now`` lies between the two (rule CRT-003)."""
-    if now < start:
-        raise CertificateError("A certificate is not valid yet", on=f"{title}, from {start}", rule="CRT-003")
-    if now > end:
-        raise ExpiredError("A certificate has expired", on=f"{title}, at {end}", rule="CRT-003")
 
 
 def signature_algorithm(outer: asn1.Certificate, tbs: asn1.TbsCertificate, *, rule: str) -> SignatureAlgorithm:
@@ -60,7 +75,6 @@ _UNDERSTOOD = {
 _UNREADABLE = (
     ValueError,
     TypeError,
-    SignatureError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -69,41 +83,33 @@ _UNREADABLE = (
 
 
 @lru_cache(maxsize=16)
-def _verified_issuing(issuing_der: bytes, root_der: bytes) -> tuple[x509.Certificate, x509.Certificate]:
+def _verified_issuing(issuing_der: bytes, root_der: bytes) -> tuple[Link, Link]:
     # Signatures never change their mind, so they are cached; the clock is looked at each time.
-    try:
-        root = _verified_authority(root_der, authority_key(root_der))
-        issuing = _verified_authority(issuing_der, authority_key(root_der))
-        authority_key(issuing_der)
-    except _UNREADABLE:
-        raise CertificateError("The issuing CA does not chain to the root", rule="CRT-014") from None
-    named = root.issuer == root.subject == issuing.issuer
-    above = root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-    # RFC 5280 §4.2.1.9: the issuing CA is one below.
-    demand(above is None or above >= 1, "CRT-014", "The root may not have an issuing CA below it")
-    if not named:
-        raise CertificateError("The issuing CA does not chain to the root", on="another issuer", rule="CRT-014")
+    key = authority_key(root_der)
+    root, issuing = _ours(root_der, key), _ours(issuing_der, key)
+    demand(root.self_issued, "CRT-014", "The root is not its own issuer")
+    paths.check_path((issuing, root), authority=True)
     return issuing, root
 
 
-def _verified_authority(der: bytes, signer: VerifyingKey) -> x509.Certificate:
-    """Return a CA's certificate that ``signer`` signed and that may sign certificates (rule CRT-014)."""
+def _ours(der: bytes, signer: VerifyingKey) -> Link:
+    """Return a CA's certificate of our own profile that ``signer`` signed (rule CRT-014)."""
     outer = asn1.decode(asn1.Certificate, der, what="A CA certificate")
     demand(not outer.signature.padding_bits(), "CRT-014", "A CA certificate's signature is not of whole bytes")
-    tbs_der = asn1.encode(outer.tbs)
-    tbs = asn1.decode(asn1.TbsCertificate, tbs_der, what="A CA certificate")
+    tbs = asn1.decode(asn1.TbsCertificate, asn1.encode(outer.tbs), what="A CA certificate")
     demand(tbs.version == 2 and tbs.serial > 0, "CRT-014", "A CA certificate's version or serial is out of bounds")
-    if signature_algorithm(outer, tbs, rule="CRT-014") is not signer.algorithm:
-        raise SignatureError(rule="CRT-014")
-    # By our own check, as the library knows neither SLH-DSA nor composites.
-    signer.verify(outer.signature.as_bytes(), tbs_der)
-    found = x509.load_der_x509_certificate(der)
-    constraints = found.extensions.get_extension_for_class(x509.BasicConstraints)
-    usage = found.extensions.get_extension_for_class(x509.KeyUsage).value
-    subject_key_identifier(found)
-    if not (constraints.critical and constraints.value.ca and usage.key_cert_sign):
-        raise CertificateError("A CA certificate may not sign certificates", rule="CRT-014")
+    algorithm = signature_algorithm(outer, tbs, rule="CRT-014")
+    authority_key(der)
+    try:
+        found = links.parse(der)
+        # The root's own signature, too, and only under the digest that goes with the key.
+        if algorithm is not signer.algorithm:
+            raise SignatureError
+        signer.verify(found.signature, found.tbs)
+    except (MalformedError, SignatureError):
+        raise CertificateError("The issuing CA does not chain to the root", rule="CRT-014") from None
+    demand(found.usage is not None, "CRT-014", "A CA certificate has no key usage")
     # RFC 5280 §4.2: what is critical and not understood, such as name constraints, is refused.
-    critical = {one.oid for one in found.extensions if one.critical}
+    critical = {oid for oid, marked in found.extensions.items() if marked}
     demand(critical <= _UNDERSTOOD, "CRT-014", "A CA certificate has a critical extension that is not understood")
     return found

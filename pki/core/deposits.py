@@ -51,7 +51,8 @@ class DepositState(StrEnum):
 _S = DepositState
 DEPOSIT_MOVES: Mapping[DepositState, frozenset[DepositState]] = {
     _S.RECEIVED: frozenset({_S.AVAILABLE, _S.REJECTED, _S.EXPIRED, _S.WITHDRAWN}),
-    _S.AVAILABLE: frozenset({_S.COLLECTED, _S.QUARANTINED, _S.EXPIRED, _S.WITHDRAWN}),
+    # Superseded without a quarantine: its recipient has renewed its key, and the sender wrapped again.
+    _S.AVAILABLE: frozenset({_S.COLLECTED, _S.QUARANTINED, _S.SUPERSEDED, _S.EXPIRED, _S.WITHDRAWN}),
     # Never expired: the recipient may hold the key, and its receipt is evidence whenever it comes.
     _S.COLLECTED: frozenset({_S.ACKNOWLEDGED, _S.REFUSED}),
     _S.QUARANTINED: frozenset({_S.SUPERSEDED, _S.EXPIRED, _S.WITHDRAWN}),
@@ -62,6 +63,10 @@ DEPOSIT_MOVES: Mapping[DepositState, frozenset[DepositState]] = {
     _S.EXPIRED: frozenset(),
     _S.WITHDRAWN: frozenset(),
 }
+
+
+WAITING = (_S.RECEIVED, _S.AVAILABLE, _S.COLLECTED, _S.QUARANTINED)
+"""Where a deposit still needs the key that it is wrapped for: all from which it can go on."""
 
 
 def check_move(old: DepositState, new: DepositState) -> None:

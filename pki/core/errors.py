@@ -11,17 +11,25 @@ class KeymailboxError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(
-        self, message: str = "", *, on: str = "", hint: str = "", rule: str = "", at: bytes | int | None = None
+        self,
+        message: str = "",
+        *,
+        on: str = "",
+        hint: str = "",
+        rule: str = "",
+        at: bytes | int | None = None,
+        retry_after: int | None = None,
     ) -> None:
         """Say what failed (``message``), ``on`` what, the next command (``hint``), and the rule that was broken.
 
         ``at`` is where: the offset in bytes, or the encoding of the offending part, which `pki.core.der.located` looks
-        for in the whole.
+        for in the whole. ``retry_after`` is in how many seconds the same may succeed, where that is known.
         """
         self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
         self.on = on
         self.hint = hint
         self.rule = rule
+        self.retry_after = retry_after
         self.offset = at if isinstance(at, int) else None
         self.part = at if isinstance(at, bytes) else None
         super().__init__(self.message)
@@ -150,6 +158,12 @@ class NotFoundError(KeymailboxError):
     code = "not-found"
 
 
+class DeletedError(KeymailboxError):
+    """The bytes were deleted when the period for which they are kept was over."""
+
+    code = "deleted"
+
+
 class UnknownRecipientError(NotFoundError):
     """The recipient has no mailbox here."""
 
@@ -204,6 +218,12 @@ class ForbiddenError(KeymailboxError):
     code = "forbidden"
 
 
+class NotWelcomeError(ForbiddenError):
+    """The recipient does not take deposits from you."""
+
+    code = "not-welcome"
+
+
 class UsageError(KeymailboxError):
     """The request is missing something or has something it should not have."""
 
@@ -214,6 +234,24 @@ class UnavailableError(KeymailboxError):
     """A part of the service is away for the moment."""
 
     code = "unavailable"
+
+
+class FullError(UnavailableError):
+    """There is no room left on the server's disk: nothing of this request was done."""
+
+    code = "full"
+
+
+class BusyError(UnavailableError):
+    """There is more to do than can be done in time: nothing of this request was done."""
+
+    code = "busy"
+
+
+class QuotaError(KeymailboxError):
+    """A limit of how much one may have under way is reached."""
+
+    code = "quota"
 
 
 class SettingsError(KeymailboxError):

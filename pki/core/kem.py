@@ -24,6 +24,7 @@ from pki.core.profile import Profile
 
 _SEED = 64  # an ML-KEM private key is its seed d ‖ z (FIPS 203 §7.1, RFC 9935 §6)
 _X25519 = 32
+_RHO = 32
 _Q = 3329
 _LABEL = bytes.fromhex("5c2e2f2f5e5c")  # draft-ietf-lamps-pq-composite-kem, domain separator of this pair
 
@@ -150,12 +151,13 @@ def decapsulate(alg: KemAlgorithm, private: bytes, ciphertext: bytes) -> bytes:
 
 
 def check_public(alg: KemAlgorithm, public: bytes) -> None:
-    """Raise ProfileError unless the key has the right size, is reduced (FIPS 203 §7.2) and not of low order."""
+    """Raise ProfileError unless a key has the right size, is reduced (FIPS 203 §7.2), not zero and not of low order."""
     if alg is not KemAlgorithm.ML_KEM_512:
         encapsulate(alg, public)
         return
     if len(public) != alg.public_size:
         raise ProfileError("A public key of ML-KEM-512 has 800 bytes", on=f"{len(public)} bytes", rule="CRT-009")
+    _demand_some(public)
     # Two coefficients of 12 bits in each three bytes, then the 32 bytes of rho.
     for a, b, c in zip(public[0:768:3], public[1:768:3], public[2:768:3], strict=True):
         if max(a | (b & 15) << 8, b >> 4 | c << 4) >= _Q:
@@ -224,6 +226,7 @@ def _load_public(alg: KemAlgorithm, public: bytes) -> tuple[_MlKemPublic, X25519
         raise ProfileError(
             f"A public key of {alg.title} has {alg.public_size} bytes", on=f"{len(public)} bytes", rule="CRT-009"
         )
+    _demand_some(public[:-_X25519] if alg is KemAlgorithm.COMPOSITE else public)
     try:
         if alg is KemAlgorithm.ML_KEM_1024:
             return MLKEM1024PublicKey.from_public_bytes(public), None
@@ -235,6 +238,12 @@ def _load_public(alg: KemAlgorithm, public: bytes) -> tuple[_MlKemPublic, X25519
         )
     except ValueError:
         raise ProfileError("The ML-KEM public key is malformed", rule="CRT-009") from None
+
+
+def _demand_some(public: bytes) -> None:
+    # FIPS 203 does not ask for it: with t = 0 the ciphertext shows the message to everybody (K-PKE.Encrypt, line 21).
+    if not any(public[:-_RHO]):
+        raise ProfileError("The ML-KEM public key is zero: anybody could open what is wrapped for it", rule="CRT-009")
 
 
 def _combine(shared_ml: bytes, shared_x: bytes, ciphertext_x: bytes, public_x: bytes) -> bytes:

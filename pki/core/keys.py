@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -73,10 +74,12 @@ def spki(alg: KeyAlgorithm, public: bytes) -> bytes:
     return asn1.encode(asn1.SubjectPublicKeyInfo(algorithm=identifier, subject_public_key=bits))
 
 
+@lru_cache(maxsize=512)
 def parse_spki(der: bytes, *, profile: Profile = Profile.STRICT) -> tuple[KeyAlgorithm, bytes]:
     """Return algorithm and public key of a SubjectPublicKeyInfo, checked (rule CRT-009).
 
     An RSA key does not say its hash: it comes back as for SHA-256, and a certificate's capabilities may say otherwise.
+    Good ones are remembered: a KEM key is checked by an encapsulation, and is looked at several times on its way.
     """
     info = asn1.decode(asn1.SubjectPublicKeyInfo, der, what="The public key")
     oid, parameters = info.algorithm.algorithm, info.algorithm.parameters

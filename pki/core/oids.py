@@ -56,6 +56,10 @@ HKDF_SHA256 = Oid("1.2.840.113549.1.9.16.3.28")  # RFC 8619 §3
 HKDF_SHA384 = Oid("1.2.840.113549.1.9.16.3.29")  # RFC 8619 §3
 HKDF_SHA512 = Oid("1.2.840.113549.1.9.16.3.30")  # RFC 8619 §3
 RSA_ENCRYPTION = Oid("1.2.840.113549.1.1.1")  # RFC 8017 §A.1: a key; as a recipient's algorithm PKCS #1 v1.5, refused
+RSA_SHA256 = Oid("1.2.840.113549.1.1.11")  # RFC 4055 §5: read on other people's certificates
+RSA_SHA384 = Oid("1.2.840.113549.1.1.12")  # RFC 4055 §5: PKCS #1 v1.5
+RSA_SHA512 = Oid("1.2.840.113549.1.1.13")  # RFC 4055 §5: read on other people's certificates
+RSASSA_PSS = Oid("1.2.840.113549.1.1.10")  # RFC 4055 §3.1: refused by name (docs/adr/0012)
 RSAES_OAEP = Oid("1.2.840.113549.1.1.7")  # RFC 8017 §A.2.1
 MGF1 = Oid("1.2.840.113549.1.1.8")  # RFC 8017 §B.2.1
 ECDH_SHA1 = Oid("1.3.133.16.840.63.0.2")  # RFC 5753 §7.1.4, one-pass ECDH with the X9.63 KDF; refused
@@ -78,6 +82,10 @@ DEPOSIT_CONTEXT = Oid(f"{_ARC}.1.1")  # signed and authenticated attribute: who,
 DEPOSIT_DIGEST = Oid(f"{_ARC}.1.2")  # signed attribute of a receipt: the SHA-512 of the deposit
 MEDIA_TYPE = Oid(f"{_ARC}.1.3")  # key attribute: what the key material is
 REVOCATION_REQUEST = Oid(f"{_ARC}.2.1")  # content type: the owner asks to revoke
+REVOCATION_ORDER = Oid(f"{_ARC}.2.2")  # content type: an operator's officer orders to revoke
+CAP_LIFT = Oid(f"{_ARC}.2.3")  # content type: an officer orders that more may be revoked for a while
+ORDER_APPROVAL = Oid(f"{_ARC}.2.4")  # content type: another officer approves an order
+OFFICER_LIST = Oid(f"{_ARC}.2.5")  # what the CA signs: who the officers are
 REFUSAL_ARC = f"{_ARC}.3"  # error codes of refusals without one of RFC 7191's
 
 _SLH_DSA_SIZES = ("128s", "128f", "192s", "192f", "256s", "256f")
@@ -102,6 +110,10 @@ NAMES: dict[Oid, str] = {
     ML_KEM_1024: "ML-KEM-1024",
     ML_KEM_768_X25519: "MLKEM768-X25519-SHA3-256",
     RSA_ENCRYPTION: "RSA",
+    RSASSA_PSS: "RSA-PSS",
+    RSA_SHA256: "RSA with SHA-256",
+    RSA_SHA384: "RSA with SHA-384",
+    RSA_SHA512: "RSA with SHA-512",
     RSAES_OAEP: "RSA-OAEP",
     ECDH_SHA1: "ECDH with X9.63-SHA1",
     ECDH_SHA256: "ECDH with X9.63-SHA256",

@@ -10,6 +10,7 @@ from pki.core.crl import Crl
 from pki.core.deposits import UnverifiedDeposit, VerifiedDeposit
 from pki.core.errors import (
     AlgorithmError,
+    CertificateError,
     ExpiredError,
     PeriodError,
     ProfileError,
@@ -65,7 +66,8 @@ RULES: Mapping[str, str] = {
     "CRT-002": "It is signed with an algorithm of the profile, inside and outside alike.",
     "CRT-003": "It is valid now, and so are its issuers.",
     "CRT-004": "It names exactly one address, in subject and subjectAltName alike.",
-    "CRT-005": "It has exactly the four extensions, perhaps capabilities, and the key identifier is the key's.",
+    "CRT-005": "It has exactly the four extensions, for access a fifth, perhaps capabilities, and the key identifier "
+    "is the key's.",
     "CRT-006": "The key usage is critical and the key's: digitalSignature, keyEncipherment or keyAgreement alone.",
     "CRT-007": "Its issuer and authority key identifier are the issuing CA's.",
     "CRT-008": "The issuing CA signed it.",
@@ -73,21 +75,51 @@ RULES: Mapping[str, str] = {
     "CRT-010": "It is not revoked.",
     "CRT-011": "It is for the expected address and use.",
     "CRT-012": "The request signed by the pinned identity key is for this address, use, key and capabilities.",
-    "CRT-013": "It starts within 48 hours of that request.",
+    "CRT-013": "It starts within 48 hours of that request, if that has a time.",
     "CRT-014": "Root and issuing CA may sign certificates, and chain.",
     "CRT-015": "Capabilities are 1 to 16 in at most 1 KiB, first the one that is preferred.",
     "CRT-016": "It has at most 64 KiB and 16 extensions.",
     "CRT-017": "It is valid for at most 400 days.",
+    "CRT-018": "An extended key usage is that of access: clientAuth alone, critical, of a key that signs.",
     "CRL-001": "The issuing CA signed the revocation list.",
     "CRL-002": "It has no critical extension, so it is a full list.",
     "CRL-003": "It is not past its nextUpdate.",
-    "REQ-001": "A request is PKCS #10 of version 1, at most 16 KiB.",
+    "CRL-004": "A delta list has one critical extension: the number of the full list that it builds on.",
+    "CRL-005": "It builds on a full list that is not newer than the one at hand.",
+    "CRL-006": "It is newer than the full list at hand.",
+    "CRL-007": "It is of the same issuing CA as the full list, for all of its certificates and reasons.",
+    "OCS-001": "An OCSP request has at most 4 KiB and asks about 1 to 16 certificates.",
+    "OCS-002": "It is of version 1, without a critical extension other than a nonce.",
+    "OCS-003": "Its nonce, if there is one, has 1 to 128 bytes.",
+    "OCS-004": "Its serial numbers have at most 20 bytes.",
+    "OCS-005": "Its certificates are all of one issuing CA here, named by SHA-1 or SHA-256.",
+    "REQ-001": "A request is PKCS #10 of version 1, or a CMP message that asks for a certificate, at most 16 KiB.",
     "REQ-002": "It is signed with an identity's algorithm, for an identity key with that key's.",
     "REQ-003": "Its subject is exactly O = tenant, CN = tenant/instance.",
-    "REQ-004": "Its attributes are signing time and, for an encryption key, possession and perhaps capabilities.",
-    "REQ-005": "The identity key signed it.",
+    "REQ-004": "Its attributes are signing time and, for an encryption key, possession and perhaps capabilities; for "
+    "another key, the time may be missing and extensions be asked for.",
+    "REQ-005": "The identity key signed it; a request for an access key, that key itself.",
     "REQ-006": "The possession statement names the identity certificate that is active.",
-    "REQ-007": "Its signing time lies within 48 hours of now.",
+    "REQ-007": "Its signing time, if it has one, lies within 48 hours of now.",
+    "REQ-008": "It asks for no other extensions than its certificate gets.",
+    "ISS-001": "Before a certificate is signed, pkilint finds no error in it.",
+    "ISS-002": "What was signed is byte for byte what was stored to be signed.",
+    "ISS-003": "A certificate is of the profile of its kind: key, address, validity and preferences.",
+    "ICA-001": "A request for an issuing CA is PKCS #10 of version 1 without attributes, at most 16 KiB.",
+    "ICA-002": "Its subject is one common name of 1 to 64 printable ASCII characters.",
+    "ICA-003": "Its key is of an issuing CA's algorithm and signed it.",
+    "ICA-004": "Every issuing CA that is relied on is shown.",
+    "CMP-001": "A CMP message has at most 64 KiB, version 2 or 3, a transactionID of 16 bytes and nonces of 16 to 64.",
+    "CMP-002": "It is of a known kind, between directory names, for this CA or for nobody in particular.",
+    "CMP-003": "What protects it is a password-based MAC of 100 to 100,000 rounds, or an identity's signature.",
+    "CMP-004": "It asks for one thing.",
+    "CMP-005": "A template names subject and key, and nothing that would not be issued anyway.",
+    "CMP-006": "An identity key has signed its request; an encryption key's certificate is to come encrypted to it.",
+    "CMP-007": "A signed message has a messageTime; under a secret, a notBefore that is asked for stands for it.",
+    "CMP-008": "It is protected with the secret of an invitation, or by the active identity key of its sender.",
+    "CMP-009": "A transactionID opens one transaction, and a confirmation has that transaction's nonce.",
+    "CMP-010": "The hash that confirms a certificate is the certificate's, by SHA-256, SHA-384 or SHA-512.",
+    "CMP-011": "The certificate that is to be replaced is the sender's.",
     "DEP-001": "A deposit is not larger than the limit.",
     "DEP-002": "Its context is of version 1, each field in its form.",
     "DEP-003": "It has a 16-byte id and asks for one receipt, to its sender.",
@@ -107,6 +139,14 @@ RULES: Mapping[str, str] = {
     "RCP-005": "It names the digest of exactly these bytes.",
     "REV-001": "A revocation request is of version 1 and for one certificate.",
     "REV-002": "It is for a certificate of the one who signed it.",
+    "REV-003": "A certificate is listed on its owner's request, two officers' order, or as it stood on a list before.",
+    "ORD-001": "A list of officers is of version 1, at most 256 of them, no name and no key twice, for ever.",
+    "ORD-002": "The issuing CA signed it, and it is not older than one that was there before.",
+    "ORD-003": "Who orders and who approves were officers then, and still are.",
+    "ORD-004": "Order and approval are of version 1; an order has a text and 1 to 1000 certificates, or lifts the cap.",
+    "ORD-005": "Two different officers with two different keys signed, one the order and one its approval.",
+    "ORD-006": "It was approved while it was good, for at most 24 hours.",
+    "ORD-007": "In 24 hours orders revoke no more certificates than the cap, unless two officers have lifted it.",
 }
 """Each rule in a sentence; docs/rules.md adds reason, source and test."""
 
@@ -156,6 +196,8 @@ def verify_deposit(
     context = deposit.context
     if sender.parsed.address != context.sender or sender.parsed.ski != deposit.signer_ski:
         raise WrongPartyError("The deposit is not signed by the sender that it names", rule="DEP-005")
+    if crl is not None and crl.issuer != sender.parsed.aki:
+        raise CertificateError("The revocation list is another issuing CA's", on=str(context.sender), rule="DEP-006")
     if crl is not None and sender.parsed.serial in crl.revoked:
         raise RevokedError("The sender's certificate is revoked", on=str(context.sender), rule="DEP-006")
     if any(recipient.ski not in recipient_skis for recipient in deposit.envelope.recipients):

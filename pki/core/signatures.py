@@ -1,4 +1,4 @@
-"""Signature algorithms: which there are, their keys (RFC 5480, 8410, 9881, 9909), and the check of a signature."""
+"""Signature algorithms: which there are, their keys (RFC 3279, 5480, 8410, 9881, 9909), and a signature's check."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey, MLDSA87PublicKey
 from cryptography.x509 import ObjectIdentifier as Oid
 from pqcrypto import sign as pqcrypto_sign
 
-from pki.core import asn1, composites, oids
-from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, SignatureError
+from pki.core import asn1, composites, oids, transport
+from pki.core.errors import AlgorithmError, KeymailboxError, ProfileError, SignatureError, UsageError
 
 
 class SignatureAlgorithm(Enum):
     """A signature algorithm with its kind of key.
 
     ``oid`` stands in a signature's AlgorithmIdentifier, ``key_oid`` (for ECDSA with the named ``curve``) in the key's;
-    parameters are absent otherwise. ``digest`` makes the CMS message-digest. ``size`` is that of a signature, for ECDSA
-    the largest one; ``key_size`` that of the key's bits. Sizes in bytes.
+    parameters are NULL in both for RSA (RFC 3279 §2.3.1, RFC 4055 §5) and absent otherwise. ``digest`` makes the CMS
+    message-digest. ``size`` is that of a signature, ``key_size`` that of the key's bits; for ECDSA and RSA, where they
+    vary, the largest ones. Sizes in bytes.
     """
 
     ML_DSA_44 = ("ML-DSA-44", oids.ML_DSA_44, 1312, 2420, "sha512")
@@ -33,6 +34,7 @@ class SignatureAlgorithm(Enum):
     ML_DSA_87 = ("ML-DSA-87", oids.ML_DSA_87, 2592, 4627, "sha512")
     ECDSA_P256 = ("ECDSA P-256", oids.ECDSA_SHA256, 65, 72, "sha256")
     ECDSA_P384 = ("ECDSA P-384", oids.ECDSA_SHA384, 97, 104, "sha384")
+    RSA = ("RSA", oids.RSA_SHA384, 526, 512, "sha384")
     ED25519 = ("Ed25519", oids.ED25519, 32, 64, "sha512")
     SLH_DSA_SHA2_128S = ("SLH-DSA-SHA2-128s", oids.SLH_DSA[0], 32, 7856, "sha256")
     SLH_DSA_SHA2_128F = ("SLH-DSA-SHA2-128f", oids.SLH_DSA[1], 32, 17088, "sha256")
@@ -75,20 +77,32 @@ class SignatureAlgorithm(Enum):
     @property
     def key_oid(self) -> Oid:
         """The OID in the key's AlgorithmIdentifier."""
+        if self is SignatureAlgorithm.RSA:
+            return oids.RSA_ENCRYPTION
         return oids.EC_PUBLIC_KEY if self.curve else self.oid
 
     @property
     def identifier(self) -> asn1.AlgorithmIdentifier:
-        """The signature's AlgorithmIdentifier: parameters are absent in all of them."""
-        return asn1.AlgorithmIdentifier(algorithm=self.oid, parameters=None)
+        """The signature's AlgorithmIdentifier."""
+        return asn1.AlgorithmIdentifier(algorithm=self.oid, parameters=self._parameters)
+
+    @property
+    def _parameters(self) -> asn1.Null | None:
+        return asn1.Null() if self is SignatureAlgorithm.RSA else None
 
     def fits(self, size: int) -> bool:
         """Say whether a signature may have ``size`` bytes."""
         if self.curve or self is SignatureAlgorithm.ML_DSA_65_ECDSA_P256:
             # The two INTEGERs lose their leading zeros.
             return self.size - 64 <= size <= self.size
+        if self is SignatureAlgorithm.RSA:
+            # As large as the modulus, which the key's check compares.
+            return RSA_MIN_BITS // 8 <= size <= self.size
         return size == self.size
 
+
+RSA_MIN_BITS, RSA_MAX_BITS = 3072, 4096
+"""What an authority's RSA modulus may have (SP 800-57 part 1, table 2: 128 bits of security)."""
 
 _S = SignatureAlgorithm
 _CURVES = {"ECDSA P-256": oids.P_256, "ECDSA P-384": oids.P_384}
@@ -113,17 +127,14 @@ class VerifyingKey:
     algorithm: SignatureAlgorithm
     spki: bytes
     ski: bytes
+    raw: bytes = field(repr=False, compare=False)
+    """The key's bits without their SubjectPublicKeyInfo."""
     _check: Callable[[bytes, bytes, str], None] = field(repr=False, compare=False)
-
-    @property
-    def raw(self) -> bytes:
-        """The key's bits without their SubjectPublicKeyInfo."""
-        return self.spki[-self.algorithm.key_size :]
 
     def verify(self, signature: bytes, message: bytes, *, digest: str = "") -> None:
         """Raise SignatureError unless this key signed ``message``.
 
-        ``digest`` is for foreign ECDSA signatures under another hash than the curve's: sha256, sha384 or sha512.
+        ``digest`` is for foreign signatures of ECDSA and RSA under another hash than ours: sha256, sha384 or sha512.
         """
         if not self.algorithm.fits(len(signature)):
             raise SignatureError(on=f"{len(signature)} bytes are no signature of {self.algorithm.title}")
@@ -151,17 +162,24 @@ def load(
 
 
 def from_raw(raw: bytes, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> VerifyingKey:
-    """Return the key with these bits; EC points are uncompressed. Raises ProfileError."""
-    return load(_prefix(algorithm) + raw, allowed={algorithm})
+    """Return the key with these bits; EC points are uncompressed, RSA is an RSAPublicKey. Raises ProfileError."""
+    spki = _spki(algorithm, raw) if algorithm is _S.RSA else _prefix(algorithm) + raw
+    return load(spki, allowed={algorithm})
 
 
 def named(label: str, allowed: Collection[SignatureAlgorithm] = IDENTITY) -> SignatureAlgorithm:
-    """Return the algorithm with this label, or raise AlgorithmError that lists the allowed ones."""
+    """Return the algorithm with this label, or raise UsageError that lists the allowed ones."""
     for one in SignatureAlgorithm:
         if one in allowed and one.label == label:
             return one
     known = ", ".join(one.label for one in SignatureAlgorithm if one in allowed)
-    raise AlgorithmError("There is no such signature algorithm here", on=label, hint=f"one of {known}")
+    raise UsageError("There is no such signature algorithm here", on=label, hint=f"one of {known}")
+
+
+def check_identity(algorithm: SignatureAlgorithm) -> None:
+    """Raise AlgorithmError unless an instance's identity key may be of this algorithm."""
+    if algorithm not in IDENTITY:
+        raise AlgorithmError("An identity key cannot be of this algorithm", on=algorithm.title)
 
 
 def algorithm_of(
@@ -173,8 +191,9 @@ def algorithm_of(
         raise _unknown(identifier.algorithm, rule)
     if found not in allowed:
         raise AlgorithmError("This signature algorithm is not allowed here", on=found.title, rule=rule)
-    if identifier.parameters is not None:
-        raise AlgorithmError("The signature algorithm has parameters", on=found.title, rule=rule)
+    if identifier.parameters != found.identifier.parameters:
+        wrong = "The parameters are not NULL" if found is _S.RSA else "The signature algorithm has parameters"
+        raise AlgorithmError(wrong, on=found.title, rule=rule)
     return found
 
 
@@ -183,19 +202,25 @@ _BY_OID = {one.oid: one for one in SignatureAlgorithm}
 
 @lru_cache(maxsize=32)
 def _prefix(algorithm: SignatureAlgorithm) -> bytes:
-    # Keys have fixed sizes, so what stands before the bits is always the same.
+    # Keys have fixed sizes, RSA's aside, so what stands before the bits is always the same.
+    return _spki(algorithm, bytes(algorithm.key_size))[: -algorithm.key_size]
+
+
+def _spki(algorithm: SignatureAlgorithm, raw: bytes) -> bytes:
     curve = algorithm.curve
-    info = asn1.SubjectPublicKeyInfo(
-        algorithm=asn1.AlgorithmIdentifier(
-            algorithm=algorithm.key_oid, parameters=asn1.tlv(asn1.encode(curve)) if curve else None
-        ),
-        subject_public_key=asn1.BitString(bytes(algorithm.key_size), 0),
+    parameters = asn1.tlv(asn1.encode(curve)) if curve else algorithm.identifier.parameters
+    return asn1.encode(
+        asn1.SubjectPublicKeyInfo(
+            algorithm=asn1.AlgorithmIdentifier(algorithm=algorithm.key_oid, parameters=parameters),
+            subject_public_key=asn1.BitString(raw, 0),
+        )
     )
-    return asn1.encode(info)[: -algorithm.key_size]
 
 
 @lru_cache(maxsize=1024)
 def _load(spki_der: bytes) -> VerifyingKey:
+    if _RSA_PREFIX in spki_der[: len(_RSA_PREFIX) + 4]:
+        return _load_rsa(spki_der)
     for algorithm in SignatureAlgorithm:
         prefix = _prefix(algorithm)
         if len(spki_der) == len(prefix) + algorithm.key_size and spki_der.startswith(prefix):
@@ -204,8 +229,28 @@ def _load(spki_der: bytes) -> VerifyingKey:
                 check = _checker(algorithm, raw)
             except ValueError:
                 raise ValueError(f"The key is not a good one of {algorithm.title}") from None
-            return VerifyingKey(algorithm, spki_der, hashlib.sha256(raw).digest()[:20], check)
+            return VerifyingKey(algorithm, spki_der, hashlib.sha256(raw).digest()[:20], raw, check)
     raise ValueError("The key has parameters, a curve, a form or a size that are not in the profile")
+
+
+_RSA_PREFIX = asn1.encode(asn1.AlgorithmIdentifier(algorithm=oids.RSA_ENCRYPTION, parameters=asn1.Null()))
+
+
+def _load_rsa(spki_der: bytes) -> VerifyingKey:
+    bits = asn1.decode(asn1.SubjectPublicKeyInfo, spki_der, what="The public key").subject_public_key
+    raw = bits.as_bytes()
+    try:
+        key = transport.load_public(raw, largest=RSA_MAX_BITS)
+    except ProfileError as error:
+        raise ValueError(error.message) from None
+    if spki_der != _spki(_S.RSA, raw):
+        raise ValueError("The RSA key's bits are not whole bytes")
+    return VerifyingKey(_S.RSA, spki_der, hashlib.sha256(raw).digest()[:20], raw, _pkcs1(key))
+
+
+def _pkcs1(key: rsa.RSAPublicKey) -> Callable[[bytes, bytes, str], None]:
+    # RFC 8017 §8.2.2; the library encodes the digest itself and compares, so there is nothing to forge in its form.
+    return lambda signature, message, digest: key.verify(signature, message, padding.PKCS1v15(), _HASHES[digest]())
 
 
 def _complaint(spki_der: bytes, wrong: str, rule: str) -> KeymailboxError:
@@ -236,10 +281,14 @@ def _checker(algorithm: SignatureAlgorithm, raw: bytes) -> Callable[[bytes, byte
         _demand_full_order(raw)
         check = Ed25519PublicKey.from_public_bytes(raw).verify
         return lambda signature, message, _: check(signature, message)
+    if not any(raw[_RHO:]):
+        # With t1 = 0 any short vector is a signature (FIPS 204 algorithm 8): anybody could sign.
+        raise ValueError(raw)
     lattice = _LATTICE[algorithm.title].from_public_bytes(raw)
     return lambda signature, message, _: lattice.verify(signature, message)
 
 
+_RHO = 32
 _LATTICE: dict[str, type[MLDSA44PublicKey] | type[MLDSA65PublicKey] | type[MLDSA87PublicKey]] = {
     "ML-DSA-44": MLDSA44PublicKey,
     "ML-DSA-65": MLDSA65PublicKey,

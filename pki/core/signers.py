@@ -18,7 +18,7 @@ from pki.core.signatures import IDENTITY, SLH_DSA, Sign, SignatureAlgorithm, Ver
 
 _S = SignatureAlgorithm
 MADE: frozenset[SignatureAlgorithm] = IDENTITY | SLH_DSA
-"""What can sign here; composites are verified only."""
+"""What can sign here; composites are verified only, and RSA is made in tokens."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class SigningKey:
 
 def generate(algorithm: SignatureAlgorithm) -> bytes:
     """Return a new secret: the seed of ML-DSA (FIPS 204 §6.1) and Ed25519, the scalar of ECDSA, SK of SLH-DSA."""
+    if algorithm not in MADE:
+        raise AlgorithmError("Keys of this algorithm are not made here", on=algorithm.title)
     if algorithm in SLH_DSA:
         # The pair comes in either order of the library; the secret is the longer half (FIPS 205 §9.1).
         return bytes(max(_slh_dsa(algorithm).keygen(), key=len))

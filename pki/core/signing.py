@@ -82,6 +82,23 @@ class UnverifiedSigned:
 
         ``name`` are the signer's names in its certificate, for foreign objects; ours call a key by its own identifier.
         """
+        self._check_signer(key, name)
+        if not hmac.compare_digest(self.message_digest, digest_of(self.digest, self.content)):
+            raise SignatureError(rule="SIG-006")
+        self._check_signature(key)
+        return SignedObject(self.content_type, self.content, self.signer_ski, self.signed_at, self.attributes, self.der)
+
+    def verify_attributes(self, key: VerifyingKey) -> None:
+        """Raise SignatureError unless ``key`` signed the attributes; the content, which may be away, does not count."""
+        self._check_signer(key, None)
+        self._check_signature(key)
+
+    @property
+    def message_digest(self) -> bytes:
+        """What the signer says that the content's digest is (RFC 5652 §11.2)."""
+        return asn1.decode(bytes, self.attributes[oids.MESSAGE_DIGEST], what="The message digest")
+
+    def _check_signer(self, key: VerifyingKey, name: SignerName | None) -> None:
         # The signer's name is outside of what is signed: without this, it could be changed unseen (RFC 7093 §2).
         if not self._named(key, name):
             raise SignatureError("The signer is called by another name than the key's", rule="SIG-006")
@@ -93,14 +110,12 @@ class UnverifiedSigned:
                 on=f"{oids.name(self.signature_algorithm)}, {key.algorithm.title}",
                 rule="SIG-007",
             )
-        digest = asn1.decode(bytes, self.attributes[oids.MESSAGE_DIGEST], what="The message digest")
-        if not hmac.compare_digest(digest, _digest(self.digest, self.content)):
-            raise SignatureError(rule="SIG-006")
+
+    def _check_signature(self, key: VerifyingKey) -> None:
         try:
             key.verify(self._signature, self._signed_bytes, digest=_ECDSA.get(self.signature_algorithm, ""))
         except SignatureError as error:
             raise SignatureError(on=error.on, rule="SIG-006") from None
-        return SignedObject(self.content_type, self.content, self.signer_ski, self.signed_at, self.attributes, self.der)
 
     def _named(self, key: VerifyingKey, name: SignerName | None) -> bool:
         if name is None:
@@ -125,7 +140,7 @@ def sign(
     named = {
         oids.CONTENT_TYPE: asn1.encode(content_type),
         oids.SIGNING_TIME: encode_time(signing_time),
-        oids.MESSAGE_DIGEST: asn1.encode(_digest(algorithm.digest, content)),
+        oids.MESSAGE_DIGEST: asn1.encode(digest_of(algorithm.digest, content)),
         **extra,
     }
     attrs = asn1.SetOf([attributes.attribute(oid, value) for oid, value in named.items()])
@@ -153,8 +168,11 @@ def parse(
     content_types: Collection[Oid] | None,
     extra: Collection[Oid],
     profile: Profile = Profile.STRICT,
+    detached: bool = False,
 ) -> UnverifiedSigned:
     """Return a SignedData that keeps the profile (rules SIG-001 to SIG-005) with exactly these attributes.
+
+    One that is ``detached`` was strict and has lost its content (RFC 5652 §5.2): it has none here either.
 
     ``content_types`` None lets any pass. When reading foreign objects there may be other attributes, and embedded
     certificates, revocation lists and unsigned attributes are left out: nothing in them is ever believed.
@@ -163,12 +181,15 @@ def parse(
     outer = asn1.decode(asn1.ContentInfo, encoded, what="The signed object")
     demand(outer.content_type == oids.SIGNED_DATA, "SIG-001", "The object is not SignedData")
     try:
-        if strict:
+        signed: asn1.MeasuredSignedData | asn1.DetachedSignedData
+        if detached:
+            signed = asn1.inner(asn1.DetachedSignedData, outer.content, what="The signed object")
+        elif strict:
             signed = asn1.inner(asn1.MeasuredSignedData, outer.content, what="The signed object")
         else:
             signed = asn1.decode(asn1.MeasuredSignedData, _bare(asn1.encode(outer.content)), what="The signed object")
     except MalformedError as error:
-        if said := _odd_form(bytes(outer.content.data)):
+        if not detached and (said := _odd_form(bytes(outer.content.data))):
             error.message, error.on = said, ""
         raise
     demand(signed.version == 3 or (signed.version == 1 and not strict), "SIG-001", "The version of SignedData is not 3")
@@ -187,7 +208,7 @@ def parse(
     stamp = found.get(oids.SIGNING_TIME)
     return UnverifiedSigned(
         content_type=content_type,
-        content=signed.content.content,
+        content=signed.content.content if isinstance(signed, asn1.MeasuredSignedData) else b"",
         signer_ski=signer if isinstance(signer, bytes) else b"",
         signer_serial=None if isinstance(signer, bytes) else signer,
         signed_at=None if stamp is None else decode_time(stamp),
@@ -321,7 +342,7 @@ def _attributes(listed: list[asn1.Attribute], extra: Collection[Oid], profile: P
     return found
 
 
-def _digest(name: str, content: bytes) -> bytes:
+def digest_of(name: str, content: bytes) -> bytes:
     """Return the message digest; SHAKE256, which some tools take for ML-DSA, has 64 bytes (RFC 8702 §3.1)."""
     return hashlib.shake_256(content).digest(64) if name == "shake256" else hashlib.new(name, content).digest()
 

@@ -105,12 +105,35 @@ def public_from_private(private: bytes) -> bytes:
 
 def check_public(public: bytes, *, profile: Profile = Profile.STRICT) -> None:
     """Raise ProfileError unless the key is in DER, of 3072 (to read: 2048) to 8192 bits, with a usual exponent."""
-    _load_public(public, profile)
+    load_public(public, profile)
+
+
+def load_public(public: bytes, profile: Profile = Profile.STRICT, *, largest: int = MAX_BITS) -> rsa.RSAPublicKey:
+    """Return the key, for those who encrypt to it or verify under it; raises as `check_public` does."""
+    # The size first: what has megabytes is not turned into a number.
+    demand(len(public) <= MAX_BITS // 8 + 64, "CRT-009", "The RSA key is too large", public)
+    try:
+        key = serialization.load_der_public_key(_spki(public))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise ProfileError("The RSA key cannot be read", rule="CRT-009")
+    smallest = MIN_BITS[profile]
+    demand(smallest <= key.key_size <= largest, "CRT-009", f"An RSA key has {smallest} to {largest} bits")
+    exponent, modulus = key.public_numbers().e, key.public_numbers().n
+    demand(key.key_size % 8 == 0, "CRT-009", "The size of the RSA key is no multiple of 8 bits")
+    # SP 800-89 §5.3.3: what has a small factor is no modulus, and an even one trips up those who wrap for it.
+    demand(gcd(modulus, _SMALL_PRIMES) == 1, "CRT-009", "The modulus of the RSA key has a small factor")
+    least = 65537 if profile is Profile.STRICT else 3
+    demand(least <= exponent < 1 << 32 and exponent % 2 == 1, "CRT-009", "The exponent of the RSA key is unusual")
+    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+    demand(encoded == public, "CRT-009", "The RSA key is not in DER")
+    return key
 
 
 def encrypt(alg: RsaAlgorithm, public: bytes, content_key: bytes) -> bytes:
     """Return the content key encrypted for a public key; its size is that of the modulus."""
-    return _load_public(public, Profile.STRICT).encrypt(content_key, _padding(alg))
+    return load_public(public).encrypt(content_key, _padding(alg))
 
 
 def recover(alg: RsaAlgorithm, private: bytes, sent: bytes) -> bytes:
@@ -134,27 +157,6 @@ def _load(private: bytes) -> rsa.RSAPrivateKey:
         key = None
     if not isinstance(key, rsa.RSAPrivateKey):
         raise ProfileError("The private RSA key cannot be read")
-    return key
-
-
-def _load_public(public: bytes, profile: Profile) -> rsa.RSAPublicKey:
-    # The size first: what has megabytes is not turned into a number.
-    demand(len(public) <= MAX_BITS // 8 + 64, "CRT-009", "The RSA key is too large", public)
-    try:
-        key = serialization.load_der_public_key(_spki(public))
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise ProfileError("The RSA key cannot be read", rule="CRT-009")
-    smallest = MIN_BITS[profile]
-    demand(smallest <= key.key_size <= MAX_BITS, "CRT-009", f"An RSA key has {smallest} to {MAX_BITS} bits")
-    exponent, modulus = key.public_numbers().e, key.public_numbers().n
-    # SP 800-89 §5.3.3: what has a small factor is no modulus, and an even one trips up those who wrap for it.
-    demand(gcd(modulus, _SMALL_PRIMES) == 1, "CRT-009", "The modulus of the RSA key has a small factor")
-    least = 65537 if profile is Profile.STRICT else 3
-    demand(least <= exponent < 1 << 32 and exponent % 2 == 1, "CRT-009", "The exponent of the RSA key is unusual")
-    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
-    demand(encoded == public, "CRT-009", "The RSA key is not in DER")
     return key
 
 

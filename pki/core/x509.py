@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
 
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from pki.core import asn1, kem, keys, oids, signatures
+from pki.core import asked, asn1, kem, keys, oids, signatures, usages
 from pki.core.authorities import (
     authority_key,
     check_validity,
@@ -22,6 +21,7 @@ from pki.core.authorities import (
 )
 from pki.core.capabilities import Capabilities, parse_capabilities
 from pki.core.der import header, located, not_der, parts
+from pki.core.envelope import Recipient
 from pki.core.errors import (
     BadAddressError,
     CertificateError,
@@ -30,24 +30,16 @@ from pki.core.errors import (
     demand,
 )
 from pki.core.ids import Fingerprint, fingerprint
-from pki.core.keys import EcAlgorithm, KeyAlgorithm
+from pki.core.keys import KeyAlgorithm
 from pki.core.signatures import IDENTITY, SignatureAlgorithm, VerifyingKey
 from pki.core.signatures import Sign as Sign
 from pki.core.tenants import Address, parse_address_uri
-
-_YEAR_2050 = datetime(2050, 1, 1, tzinfo=UTC)
-
+from pki.core.usages import CertificateKind as CertificateKind
+from pki.core.usages import key_usage, usage_of
 
 MAX_CERTIFICATE = 64 * 1024
 """Bytes; an honest one has about 5,500, and 52,000 under SLH-DSA-SHA2-256f."""
 MAX_EXTENSIONS = 16
-
-
-class CertificateKind(StrEnum):
-    """What a certificate's key is for."""
-
-    IDENTITY = "identity"
-    ENCRYPTION = "encryption"
 
 
 @dataclass(frozen=True)
@@ -76,6 +68,14 @@ class ParsedCertificate:
         algorithm, _ = keys.parse_spki(self.spki)
         return algorithm if self.capabilities is None else self.capabilities.algorithm(algorithm)
 
+    @property
+    def recipient(self) -> Recipient:
+        """The key of an encryption certificate, to wrap for in the way that its owner prefers."""
+        algorithm, public = keys.parse_spki(self.spki)
+        if self.capabilities is None:
+            return Recipient(self.ski, algorithm, public)
+        return Recipient(self.ski, self.capabilities.algorithm(algorithm), public, self.capabilities.kdf)
+
 
 @lru_cache(maxsize=4096)
 def name_der(address: Address) -> bytes:
@@ -98,48 +98,40 @@ def identity_public_key(spki: bytes) -> VerifyingKey:
     return signatures.load(spki, allowed=IDENTITY)
 
 
-def tbs_certificate(
-    *,
-    serial: int,
-    issuer_der: bytes,
-    address: Address,
-    spki: bytes,
-    not_before: datetime,
-    not_after: datetime,
-    kind: CertificateKind,
-    capabilities: bytes | None = None,
-) -> bytes:
-    """Return the to-be-signed part of an instance's certificate; ``issuer_der`` is the issuing CA's certificate.
+def access_public_key(spki: bytes) -> VerifyingKey:
+    """Return the access key of a SubjectPublicKeyInfo; raises AlgorithmError or ProfileError (rule CRT-009)."""
+    return signatures.load(spki, allowed={SignatureAlgorithm.ED25519})
 
-    ``capabilities`` are those of the request, SMIMECapabilities in DER.
+
+def subject_forms(address: Address) -> tuple[bytes, bytes]:
+    """Return a request's subject in the ways that tools write it: with UTF8Strings, as `name_der`, or PrintableStrings.
+
+    Both are the same name (RFC 5280 §4.1.2.4, §7.1).
     """
-    issuer = x509.load_der_x509_certificate(issuer_der)
-    identity = kind is CertificateKind.IDENTITY
-    agreed = not identity and isinstance(keys.parse_spki(spki)[0], EcAlgorithm)
-    preferences = [] if capabilities is None else [x509.UnrecognizedExtension(_CAPABILITIES, capabilities)]
-    return _tbs(
-        serial=serial,
-        algorithm=authority_key(issuer_der).algorithm,
-        issuer=issuer.subject.public_bytes(),
-        subject=name_der(address),
-        spki=spki,
-        not_before=not_before,
-        not_after=not_after,
-        extensions=[
-            (
-                True,
-                _key_usage(
-                    digital_signature=identity,
-                    key_agreement=agreed,
-                    key_encipherment=not identity and not agreed,
-                ),
-            ),
-            (False, x509.SubjectAlternativeName([x509.UniformResourceIdentifier(address.uri)])),
-            (False, x509.SubjectKeyIdentifier(key_identifier(spki))),
-            (False, x509.AuthorityKeyIdentifier(subject_key_identifier(issuer), None, None)),
-            *((False, one) for one in preferences),
-        ],
-    )
+    der = printable = name_der(address)
+    for value in (address.tenant, str(address)):
+        text = bytes([len(value)]) + value.encode()
+        printable = printable.replace(b"\x0c" + text, b"\x13" + text)
+    return der, printable
+
+
+def own_extensions(address: Address, spki: bytes, kind: CertificateKind) -> list[tuple[bool, x509.ExtensionType]]:
+    """Return what a certificate says of its owner: whether critical, and what, in the order of the profile.
+
+    The extensions that a request may ask for; what the issuer and the owner's preferences add is not among them.
+    """
+    clients: list[tuple[bool, x509.ExtensionType]] = [(True, asked.CLIENTS)]
+    return [
+        (True, usage_of(spki, kind)),
+        *(clients if kind is CertificateKind.ACCESS else []),
+        (False, alternative_name(address)),
+        (False, x509.SubjectKeyIdentifier(key_identifier(spki))),
+    ]
+
+
+def alternative_name(address: Address) -> x509.SubjectAlternativeName:
+    """Return the name beside the subject."""
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(address.uri)])
 
 
 def ca_tbs(
@@ -156,46 +148,75 @@ def ca_tbs(
 
     The issuer's key decides the signature algorithm.
     """
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    subject = common_name_der(common_name)
     issuer = x509.load_der_x509_certificate(issuer_der) if issuer_der else None
     aki = subject_key_identifier(issuer) if issuer else key_identifier(spki)
     signer = authority_key(issuer_der) if issuer_der else signatures.load(spki, rule="CRT-014")
-    return _tbs(
+    return encode_tbs(
         serial=serial,
         algorithm=signer.algorithm,
-        issuer=(issuer.subject if issuer else subject).public_bytes(),
-        subject=subject.public_bytes(),
+        issuer=issuer.subject.public_bytes() if issuer else subject,
+        subject=subject,
         spki=spki,
         not_before=not_before,
         not_after=not_after,
         extensions=[
             (True, x509.BasicConstraints(ca=True, path_length=path_length)),
-            (True, _key_usage(key_cert_sign=True, crl_sign=True)),
+            # An issuing CA answers CMP and OCSP itself; a root signs certificates and lists only.
+            (True, key_usage(digital_signature=issuer_der is not None, key_cert_sign=True, crl_sign=True)),
             (False, x509.SubjectKeyIdentifier(key_identifier(spki))),
             (False, x509.AuthorityKeyIdentifier(aki, None, None)),
         ],
     )
 
 
+def encode_tbs(
+    *,
+    serial: int,
+    algorithm: SignatureAlgorithm,
+    issuer: bytes,
+    subject: bytes,
+    spki: bytes,
+    not_before: datetime,
+    not_after: datetime,
+    extensions: Iterable[tuple[bool, x509.ExtensionType]],
+) -> bytes:
+    """Return the to-be-signed part of a certificate of these parts, version 3; names and key are in DER.
+
+    ``algorithm`` is that of the issuer's key; ``extensions`` say whether critical, and what.
+    """
+    tbs = asn1.TbsCertificate(
+        version=2,
+        serial=serial,
+        signature=algorithm.identifier,
+        issuer=asn1.tlv(issuer),
+        validity=asn1.Validity(not_before=asn1.time(not_before), not_after=asn1.time(not_after)),
+        subject=asn1.tlv(subject),
+        public_key=asn1.decode(asn1.SubjectPublicKeyInfo, spki, what="The public key"),
+        extensions=[
+            asn1.Extension(oid=extension.oid, critical=critical, value=extension.public_bytes())
+            for critical, extension in extensions
+        ],
+    )
+    return asn1.encode(tbs)
+
+
 def assemble(tbs: bytes, signature: bytes) -> bytes:
     """Return the certificate in DER from its to-be-signed part, which names the algorithm, and the signature."""
     algorithm = asn1.decode(asn1.TbsCertificate, tbs, what="The certificate").signature
-    certificate = asn1.Certificate(
-        tbs=asn1.tlv(tbs), signature_algorithm=algorithm, signature=asn1.BitString(signature, 0)
-    )
-    return asn1.encode(certificate)
+    return asn1.signed(tbs, algorithm, signature)
 
 
 @located
 def parse_certificate(der: bytes) -> ParsedCertificate:
-    """Return an instance's certificate that keeps the profile (rules CRT-001 to CRT-006, -009, -015)."""
+    """Return an instance's certificate that keeps the profile (rules CRT-001 to CRT-006, -009, -015, -018)."""
     demand(len(der) <= MAX_CERTIFICATE, "CRT-016", f"A certificate has at most {MAX_CERTIFICATE} bytes")
     outer = asn1.decode(asn1.Certificate, der, what="The certificate")
     tbs_der = asn1.encode(outer.tbs)
     demand(_extensions(tbs_der) <= MAX_EXTENSIONS, "CRT-016", f"There are more than {MAX_EXTENSIONS} extensions")
     tbs = asn1.decode(asn1.TbsCertificate, tbs_der, what="The certificate")
     demand(tbs.version == 2, "CRT-001", "The certificate is not of version 3")
-    demand(0 < tbs.serial < 1 << 160, "CRT-001", "The serial number is not positive with at most 20 bytes")
+    demand(0 < tbs.serial < 1 << 159, "CRT-001", "The serial number is not positive with at most 20 bytes")
     algorithm = signature_algorithm(outer, tbs, rule="CRT-002")
     demand(not outer.signature.padding_bits(), "CRT-002", "The signature's bits are not whole bytes")
     for extension in tbs.extensions:
@@ -212,16 +233,19 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     issuer, subject = asn1.encode(tbs.issuer), asn1.encode(tbs.subject)
     demand(not_before <= not_after, "CRT-003", "The certificate ends before it begins")
     preferences = extensions.pop(_CAPABILITIES, None)
+    clients = extensions.pop(ExtensionOID.EXTENDED_KEY_USAGE, None)
     demand(set(extensions) == _LEAF_EXTENSIONS, "CRT-005", "The certificate does not have exactly our extensions")
     address = _address(extensions[ExtensionOID.SUBJECT_ALTERNATIVE_NAME].value, subject)
     usage = extensions[ExtensionOID.KEY_USAGE]
-    kind = _kind(usage.value)
+    kind = usages.kind_of(usage.value, clients)
     demand(usage.critical, "CRT-006", "The key usage is not critical")
     spki = asn1.encode(tbs.public_key)
     if kind is CertificateKind.IDENTITY:
         identity_public_key(spki)
+    elif kind is CertificateKind.ACCESS:
+        access_public_key(spki)
     else:
-        _check_usage(spki, usage.value)
+        usages.check_fit(spki, usage.value)
     said = None if preferences is None else _preferences(preferences, kind)
     ski = extensions[ExtensionOID.SUBJECT_KEY_IDENTIFIER].value
     aki = extensions[ExtensionOID.AUTHORITY_KEY_IDENTIFIER].value
@@ -247,13 +271,33 @@ def parse_certificate(der: bytes) -> ParsedCertificate:
     )
 
 
+def authority_key_identifier(tbs: bytes) -> bytes:
+    """Return whose key is to sign these to-be-signed bytes of ours (RFC 5280 §4.2.1.1); raises CertificateError."""
+    for extension in asn1.decode(asn1.TbsCertificate, tbs, what="The certificate").extensions:
+        if extension.oid == ExtensionOID.AUTHORITY_KEY_IDENTIFIER and extension.value.startswith(_AKI):
+            return extension.value[len(_AKI) :]
+    raise CertificateError("The certificate does not name its issuer's key", rule="CRT-005")
+
+
+def validity(tbs: bytes) -> tuple[datetime, datetime]:
+    """Return start and end of a certificate's to-be-signed bytes, in UTC; raises MalformedError."""
+    found = asn1.decode(asn1.TbsCertificate, tbs, what="The certificate").validity
+    start, end = (moment.as_datetime().replace(tzinfo=UTC) for moment in (found.not_before, found.not_after))
+    return start, end
+
+
 def verify_chain(leaf: ParsedCertificate, *, issuing_der: bytes, root_der: bytes, now: datetime) -> None:
     """Verify root, issuing CA and leaf (rules CRT-003, -007, -008, -014), or raise."""
     issuing = verify_authorities(issuing_der=issuing_der, root_der=root_der, now=now)
     check_validity(str(leaf.address), leaf.not_before, leaf.not_after, now)
-    if leaf.issuer_der != issuing.subject.public_bytes() or leaf.aki != subject_key_identifier(issuing):
+    if (leaf.issuer_der, leaf.aki) != (issuing.subject_der, issuing.ski):
         raise CertificateError("The certificate names another issuer", on=str(leaf.address), rule="CRT-007")
     _verify_leaf(leaf.tbs, leaf.signature_algorithm, leaf.signature, issuing_der)
+
+
+def common_name_der(name: str) -> bytes:
+    """Return the Name in DER that has one common name and nothing else."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]).public_bytes()
 
 
 def common_name_of(name_der: bytes) -> str:
@@ -282,7 +326,7 @@ _LEAF_EXTENSIONS = {
 }
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # each up to 10 kB, held by every process
 def _verify_leaf(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes, issuing_der: bytes) -> None:
     key = authority_key(issuing_der)
     try:
@@ -291,38 +335,6 @@ def _verify_leaf(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes, is
         key.verify(signature, tbs)
     except SignatureError:
         raise CertificateError("The certificate is not signed by the issuing CA", rule="CRT-008") from None
-
-
-def _tbs(
-    *,
-    serial: int,
-    algorithm: SignatureAlgorithm,
-    issuer: bytes,
-    subject: bytes,
-    spki: bytes,
-    not_before: datetime,
-    not_after: datetime,
-    extensions: Iterable[tuple[bool, x509.ExtensionType]],
-) -> bytes:
-    tbs = asn1.TbsCertificate(
-        version=2,
-        serial=serial,
-        signature=algorithm.identifier,
-        issuer=asn1.tlv(issuer),
-        validity=asn1.Validity(not_before=_time(not_before), not_after=_time(not_after)),
-        subject=asn1.tlv(subject),
-        public_key=asn1.decode(asn1.SubjectPublicKeyInfo, spki, what="The public key"),
-        extensions=[
-            asn1.Extension(oid=extension.oid, critical=critical, value=extension.public_bytes())
-            for critical, extension in extensions
-        ],
-    )
-    return asn1.encode(tbs)
-
-
-def _time(moment: datetime) -> asn1.UTCTime | asn1.GeneralizedTime:
-    moment = moment.astimezone(UTC).replace(microsecond=0)
-    return asn1.UTCTime(moment) if moment < _YEAR_2050 else asn1.GeneralizedTime(moment)
 
 
 def _extensions(tbs: bytes) -> int:
@@ -336,42 +348,6 @@ def _extensions(tbs: bytes) -> int:
             some = islice(parts(tbs, listed.content, listed.end), MAX_EXTENSIONS + 1 - count)
             count += sum(1 for _ in some)
     return count
-
-
-def _key_usage(
-    *,
-    digital_signature: bool = False,
-    key_encipherment: bool = False,
-    key_agreement: bool = False,
-    key_cert_sign: bool = False,
-    crl_sign: bool = False,
-) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        content_commitment=False,
-        key_encipherment=key_encipherment,
-        data_encipherment=False,
-        key_agreement=key_agreement,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _kind(usage: x509.ExtensionType) -> CertificateKind:
-    if usage == _key_usage(digital_signature=True):
-        return CertificateKind.IDENTITY
-    if usage in (_key_usage(key_encipherment=True), _key_usage(key_agreement=True)):
-        return CertificateKind.ENCRYPTION
-    raise ProfileError("The key usage is not digitalSignature, keyEncipherment or keyAgreement alone", rule="CRT-006")
-
-
-def _check_usage(spki: bytes, usage: x509.ExtensionType) -> None:
-    # RFC 9935 §5 and RFC 3279 §2.3.1 for what is encrypted to, RFC 5480 §3 for ECDH
-    agreed = isinstance(keys.parse_spki(spki)[0], EcAlgorithm)
-    fits = usage == _key_usage(key_agreement=agreed, key_encipherment=not agreed)
-    demand(fits, "CRT-006", "The key usage is not that of the key: keyAgreement for an EC key, else keyEncipherment")
 
 
 def _preferences(extension: x509.Extension[x509.ExtensionType], kind: CertificateKind) -> Capabilities:

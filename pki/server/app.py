@@ -5,56 +5,72 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import FrameType
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from pki.server import bootstrap
-from pki.server.api import routes
+from pki.server.api import health, routes
+from pki.server.api.connections import Connection
+from pki.server.api.entrance import Entrance
 from pki.server.api.gathering import Gathering
-from pki.server.api.metrics import Metrics
 from pki.server.api.middleware import Observed
+from pki.server.api.ocsp import Asking
+from pki.server.api.places import Places
 from pki.server.api.waiting import Waiting
-from pki.server.services import deposits
+from pki.server.services import notices, receipts
 from pki.server.services.deps import Deps
 from pki.server.settings import Settings
 
-# No more threads than the store has connections: a request waits for a thread, never for a connection.
-_THREADS = 16
+# With those of the entrance no more threads than the store has connections: a request waits for a thread, never for a
+# connection.
+_THREADS = 14
 _GRACE_SECONDS = 10
 
 
 def create_app(settings: Settings, deps: Deps | None = None) -> FastAPI:
     """Return the application; with ``deps`` it shares a store (and its bell) with workers in the same process."""
-    behind = deps or bootstrap.build(settings)
-    metrics = Metrics()
+    behind = deps or bootstrap.build(settings, for_api=True)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = _THREADS
-        app.state.accepting = Gathering(partial(deposits.accept_all, behind))
+        app.state.answering = Gathering(partial(receipts.answer_all, behind))
+        app.state.entrance = Entrance(behind)
+        app.state.shares = app.state.entrance.shares
         app.state.waiting = Waiting(behind.store.bell, asyncio.get_running_loop())
+        app.state.places = Places(settings)
+        app.state.asking = Asking(behind, app.state.waiting)
+        sharing = asyncio.create_task(app.state.shares.watch())
+        net = asyncio.create_task(app.state.waiting.watch(partial(run_in_threadpool, notices.newest, behind)))
         try:
             yield
         finally:
+            net.cancel()
+            sharing.cancel()
             app.state.waiting.stop_listening()
+            app.state.entrance.close()
             if deps is None:
                 behind.store.close()
 
     app = routes.build()
+    routes.busy_first(app)
     app.router.lifespan_context = lifespan
     app.state.deps = behind
-    app.state.metrics = metrics
-    app.add_middleware(Observed, metrics=metrics)
+    app.state.draining = False
+    app.add_middleware(Observed)
     return app
 
 
 class Server(uvicorn.Server):
-    """uvicorn, tuned, and answering who waits in a long poll before it stops."""
+    """uvicorn, tuned, and stopping so that nobody is turned away: see `drain` and `shutdown`."""
 
     def __init__(self, settings: Settings, deps: Deps | None = None) -> None:
         """Serve ``settings.host`` and ``port``; call run(), or run(sockets=[…]) with a bound socket."""
@@ -68,12 +84,36 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                http=Connection,
+                loop="asyncio",
                 lifespan="on",
                 ws="none",
                 timeout_keep_alive=65,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             )
         )
+
+    def ready(self) -> None:
+        """Raise UnavailableError while requests cannot be served, or will not be for long."""
+        health.check(self._app.state.deps, draining=self._app.state.draining)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop in order at the first signal, at once at the second; the process then ends by itself, with 0."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def main_loop(self) -> None:
+        """Serve until a signal, and then until those in front have noticed."""
+        await super().main_loop()
+        self._app.state.draining = True
+        await self.drain(self._app.state.deps.settings.drain_seconds)
+
+    async def drain(self, seconds: float) -> None:
+        """Go on serving for a while: /readyz says 503, and who keeps a connection is told to take another."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.force_exit:
+            self.server_state.default_headers = [*self.config.encoded_headers, (b"connection", b"close")]
+            await asyncio.sleep(0.05)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and keep the garbage collector away from what will never be garbage."""

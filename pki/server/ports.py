@@ -1,24 +1,30 @@
-"""What the services hand to the store and get back, and what they need from outside."""
+"""What the services need from outside, and where the CA's files lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from pki.core.certificates import RequestState
-from pki.core.crl import Revoked
-from pki.core.deposits import DepositState
-from pki.core.events import Event
-from pki.core.ids import DepositId, Fingerprint, KeyId, RequestId
-from pki.core.tenants import Address, TenantName
+from pki.core.authorities import issuer_of
+from pki.core.issuance import CertificateProfile
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.x509 import CertificateKind
 
 CA_FOLDER = "ca"
 ROOT_FILE = "root.der"
+ISSUERS_FILE = "issuers.pem"
+"""Where the CA's certificates lie in the server's home; all issuing CAs in one file, the current one first."""
 ISSUING_FILE = "issuing.der"
-"""Where the CA's certificates lie in the server's home."""
+"""The one issuing CA of a home of before there were several; it counts where ISSUERS_FILE is not there."""
+REQUEST_FILE = "request.der"
+"""The request for the next issuing CA, while it is under way."""
+
+OFFICERS_FILE = "officers.der"
+"""The list of officers, signed by an issuing CA; without it nobody may order."""
+REGISTRATION_FILE = "registration.der"
+"""The public half of the registration key, SubjectPublicKeyInfo in DER."""
 
 # What the services need from outside
 
@@ -30,17 +36,35 @@ class Clock(Protocol):
         """Return the time in UTC, with its zone."""
 
 
-class Random(Protocol):
-    """Gives random bytes fit for keys and serial numbers; never raises."""
+class IssuingKey(Protocol):
+    """A key that an issuing CA has or is to have; it does one thing, sign."""
 
-    def __call__(self, count: int, /) -> bytes:
-        """Return ``count`` fresh bytes."""
+    @property
+    def public(self) -> VerifyingKey:
+        """Its public half."""
+
+    def sign(self, message: bytes, /) -> bytes:
+        """Return the signature over ``message``, of the key's algorithm; UnavailableError when the key is away."""
+
+
+class IssuingKeys(Protocol):
+    """Where the issuing CAs' keys are: files, or a token. Each is known by its public half."""
+
+    def create(self, algorithm: SignatureAlgorithm) -> IssuingKey:
+        """Make a key and keep it for good; it is there when this returns. Raises AlgorithmError."""
+
+    def open(self, public: VerifyingKey) -> IssuingKey:
+        """Return a key that is kept; SettingsError when it is not, SealError when it cannot be opened."""
+
+    def discard(self, public: VerifyingKey) -> None:
+        """Destroy a key that no certificate was made for; one that is not there is no error."""
 
 
 class CaSigner(Protocol):
     """The issuing CA's key; only the process that issues holds one.
 
     Signing leaves no trace of its own: who calls it has stored what is to be signed before. A failure may be retried.
+    Several threads may sign at once; a device that cannot do that makes them wait.
     """
 
     @property
@@ -48,12 +72,69 @@ class CaSigner(Protocol):
         """The issuing CA's certificate."""
 
     def sign(self, message: bytes, /) -> bytes:
-        """Return the ML-DSA-65 signature over ``message``. Raises UnavailableError when the key is away."""
+        """Return the signature over ``message``, of the algorithm of the certificate's key.
 
-    def sign_crl(
-        self, number: int, this_update: datetime, next_update: datetime, revoked: Iterable[tuple[int, Revoked]], /
-    ) -> bytes:
-        """Return a full CRL in DER; entries are serial, time and reason. Raises UnavailableError."""
+        Raises UnavailableError when the key is away.
+        """
+
+
+@dataclass(frozen=True)
+class CaKeys:
+    """What the issuer process holds: the current issuing CA's key, and former ones whose certificates are still out.
+
+    New certificates are issued under ``current``; ``former``, newest first, sign status only.
+    """
+
+    current: CaSigner
+    former: tuple[CaSigner, ...] = ()
+
+    @property
+    def all(self) -> tuple[CaSigner, ...]:
+        """Each key, the current one first."""
+        return (self.current, *self.former)
+
+    def of(self, key_identifier: bytes) -> CaSigner:
+        """Return the key with this subject key identifier; raises CertificateError (rule CRT-007)."""
+        found = issuer_of([one.certificate_der for one in self.all], key_identifier)
+        return next(one for one in self.all if one.certificate_der == found)
+
+
+class SecretOpener(Protocol):
+    """The registration key: opens the secrets of invitations; only the process that issues holds one."""
+
+    def open(self, sealed: bytes, /) -> bytes:
+        """Return what was sealed to the key; raises UnwrapError, one and the same for all that is wrong."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a linter has against a certificate: the standard's or the linter's own code for it, and where it is.
+
+    One that ``stops`` is a violation; the others are advice.
+    """
+
+    severity: str
+    code: str
+    place: str
+    message: str
+    stops: bool
+
+
+class Linter(Protocol):
+    """Looks at a certificate before it is signed. It changes nothing, and the same certificate gets the same answer."""
+
+    def findings(self, certificate_der: bytes, /) -> Sequence[Finding]:
+        """Return what there is against a certificate whose signature is a dummy of the right size, worst first.
+
+        Never raises for what it finds: what it cannot read, or stumbles over, is a finding that stops.
+        """
+
+
+class Profiles(Protocol):
+    """What certificates look like; the same for as long as the process runs."""
+
+    def of(self, kind: CertificateKind, /) -> CertificateProfile:
+        """Return the profile of a kind; raises SettingsError when the operator's files cannot be used."""
 
 
 class Notifier(Protocol):
@@ -75,203 +156,3 @@ class EventPublisher(Protocol):
 
         Raises UnavailableError otherwise: some may have gone out, the same ones are published again.
         """
-
-
-# Facts
-
-
-@dataclass(frozen=True)
-class CaChain:
-    """The certificates of the root and of the issuing CA in DER: public, known to every process."""
-
-    root: bytes
-    issuing: bytes
-
-
-@dataclass(frozen=True)
-class Tenant:
-    """One tenant."""
-
-    name: TenantName
-    created_at: datetime
-
-
-@dataclass(frozen=True)
-class Invitation:
-    """A one-time enrolment token; the secret itself is known to the invited only."""
-
-    reference: str
-    tenant: TenantName
-    secret_hash: bytes = field(repr=False)
-    created_at: datetime
-    expires_at: datetime
-    used_at: datetime | None = None
-    used_by: Address | None = None
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One KMS instance: its identity key as SubjectPublicKeyInfo in DER, its access key as 32 raw Ed25519 bytes."""
-
-    address: Address
-    tenant: TenantName
-    identity_spki: bytes
-    access_key: bytes
-    access_key_id: str
-    enrolled_at: datetime
-
-
-@dataclass(frozen=True)
-class RequestRecord:
-    """One certificate request on its way."""
-
-    id: RequestId
-    address: Address
-    kind: CertificateKind
-    der: bytes
-    state: RequestState
-    created_at: datetime
-    reason: str | None = None
-    fingerprint: Fingerprint | None = None
-    challenge: bytes | None = None
-
-
-@dataclass(frozen=True)
-class CrlRecord:
-    """One published CRL."""
-
-    number: int
-    der: bytes
-    this_update: datetime
-    next_update: datetime
-
-
-@dataclass(frozen=True)
-class Job:
-    """One claimed piece of work; ``attempts`` counts this one."""
-
-    id: int
-    queue: str
-    kind: str
-    subject: str
-    attempts: int
-    created_at: datetime
-    due_at: datetime | None = None
-    dead_at: datetime | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class NewDeposit:
-    """A deposit as it arrived, not validated yet; key identifiers and ``body_sha256`` in hex."""
-
-    id: DepositId
-    sender: Address
-    recipient: Address
-    body: bytes = field(repr=False)
-    body_sha256: str
-    body_sha512: bytes
-    size: int
-    key_id: KeyId
-    key_version: int
-    purpose: str
-    signing_time: datetime
-    received_at: datetime
-    expires_at: datetime
-    recipient_ski: str
-    sender_ski: str
-    supersedes: DepositId | None = None
-
-
-@dataclass(frozen=True)
-class DepositRecord:
-    """A deposit as it is stored; ``body`` only where it was asked for."""
-
-    id: DepositId
-    sender: Address
-    recipient: Address
-    state: DepositState
-    sequence: int | None
-    body_sha256: str
-    body_sha512: bytes
-    size: int
-    key_id: KeyId
-    key_version: int
-    purpose: str
-    signing_time: datetime
-    received_at: datetime
-    expires_at: datetime
-    validated_at: datetime | None
-    collected_at: datetime | None
-    settled_at: datetime | None
-    recipient_ski: str
-    sender_ski: str
-    rejected_code: str | None
-    rejected_detail: str | None
-    supersedes: DepositId | None
-    superseded_by: DepositId | None
-    certificate_fingerprint: Fingerprint | None
-    sender_fingerprint: Fingerprint | None
-    body: bytes | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class ReceiptRecord:
-    """A verified receipt or refusal."""
-
-    deposit_id: DepositId
-    kind: str
-    reason: str | None
-    der: bytes
-    signed_at: datetime
-    stored_at: datetime
-
-
-@dataclass(frozen=True)
-class ReportRow:
-    """One line of the distribution report: who was given which key, and what became of it."""
-
-    deposit: DepositRecord
-    receipt: ReceiptRecord | None
-
-
-@dataclass(frozen=True)
-class SequencedEvent:
-    """An event with its place in the trail."""
-
-    event: Event
-    position: int
-    chain: bytes
-
-
-@dataclass(frozen=True)
-class Webhook:
-    """Where an instance wants to be told; ``types`` None means all."""
-
-    id: str
-    address: Address
-    url: str
-    secret: str = field(repr=False)
-    types: tuple[str, ...] | None
-    created_at: datetime
-    disabled_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """One event on its way to one webhook: ``pending``, ``delivered`` or ``dead``."""
-
-    id: str
-    webhook_id: str
-    event_id: str
-    state: str
-    attempts: int
-    last_error: str | None
-    updated_at: datetime
-
-
-@dataclass(frozen=True)
-class Caller:
-    """The instance whose access key signed the request."""
-
-    instance: Instance

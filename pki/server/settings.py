@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from functools import cached_property, lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -22,6 +24,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # A deposit travels alone in a request body; enrolments and JSON answers need a little more than their payload.
 _BODY_OVERHEAD = 64 * 1024
 _FILE_CAP = 64 * 1024
+# A hundred deposits of the usual six kilobytes take a fifth of it.
+_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Settings(BaseSettings):
@@ -33,24 +37,87 @@ class Settings(BaseSettings):
     """The folder of the embedded database, the CA's sealed keys and its certificates."""
     database_url: str = Field(default="", repr=False)
     """A SQLAlchemy URL; empty means SQLite in ``home``."""
+    api_database_url: str = Field(default="", repr=False)
+    """The same database for the API process, with a login that row-level security holds for; empty: `database_url`."""
+    owner_database_url: str = Field(default="", repr=False)
+    """The same database for ``init`` and ``migrate``, with the login that owns the tables; empty: `database_url`.
+
+    With it, both make the logins of the other two URLs and give them their rights: docs/operations.md.
+    """
     broker_url: str = Field(default="memory://", repr=False)
     """Where wake-ups travel; ``memory://`` means workers inside of the server process."""
     passphrase: SecretStr | None = None
     """Opens the CA's sealed keys; only ``init`` and the issuer need it."""
+    pkcs11_module: str = ""
+    """The path of the PKCS #11 library of the token that holds issuing CAs' keys; empty: they are in files."""
+    pkcs11_token: str = ""
+    """The token's label (CKA_LABEL of the token)."""
+    pkcs11_key: str = Field(default="keymailbox-issuing", min_length=1, max_length=64)
+    """The label of the issuing CAs' keys in the token; which of them is whose, their certificates say."""
+    token_pin: SecretStr | None = None
+    """The token's user PIN; only the issuer, and who makes a key in the token, needs it."""
     public_url: str = ""
     """How clients reach the server; signatures are bound to its host and port. Empty: http://host:port."""
+    client_cert_from: str = ""
+    """The addresses and networks, with commas, of those who end TLS in front and say in Client-Cert (RFC 9440) who the
+    client is; from nobody else that is believed. Empty: from nobody."""
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"
+    """Where figures and liveness are told, to the operator's own machines: they are not signed, and nobody else's."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """The port for them, one for each process on a machine; 0: nowhere."""
+    drain_seconds: float = Field(default=0.0, ge=0, le=300)
+    """For how long the API goes on serving after it was told to stop, with 503 at /readyz, in seconds: longer than a
+    load balancer in front takes to notice; 0 where there is none."""
     max_deposit_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=64 * 1024 * 1024)
     deposit_max_lifetime: timedelta = timedelta(days=90)
+    limit_sender_deposits: int = Field(default=50_000, ge=0)
+    """How many deposits one sender may have under way that it could take back."""
+    limit_sender_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
+    """How many bytes those may have."""
+    limit_sender_daily: int = Field(default=200_000, ge=0)
+    """How many deposits of one sender are accepted in a day (UTC)."""
+    limit_mailbox_deposits: int = Field(default=50_000, ge=0)
+    """How many deposits may be in one mailbox without an answer."""
+    limit_mailbox_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
+    """How many bytes those may have."""
+    limit_share_deposits: int = Field(default=20_000, ge=0)
+    """How many deposits of one tenant, all its senders together, may be in one mailbox without an answer: less than
+    half of what fits, so that nobody fills it alone, not even while as many take the place of others."""
+    limit_share_bytes: int = Field(default=400 * 1024 * 1024, ge=0)
+    """How many bytes those may have."""
+    limit_pair_deposits: int = Field(default=10_000, ge=0)
+    """How many deposits of one sender may be in one mailbox without an answer."""
+    limit_pair_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    """How many bytes those may have."""
+    body_retention: timedelta = timedelta(days=30)
+    """How long a deposit's bytes are kept after it was acknowledged, refused, rejected, superseded or withdrawn, or has
+    expired: what is deleted cannot be looked into any more. Digests, signatures and receipts stay for good."""
+    rate_requests: int = Field(default=0, ge=0)
+    """How many signed requests of one tenant one API process takes in a second; 0: what its share lets through."""
+    rate_bytes: int = Field(default=0, ge=0)
+    """How many bytes of bodies it takes of one tenant in a second; 0: likewise."""
     invitation_ttl: timedelta = timedelta(hours=24)
-    certificate_lifetime: timedelta = timedelta(days=365)
+    certificate_lifetime: timedelta | None = None
+    """How long certificates are valid, within what their profile allows; as the profile says when it is not set."""
     crl_lifetime: timedelta = timedelta(hours=24)
     webhook_allow_private: bool = False
     """Webhooks may reach private and loopback addresses; for development only."""
     queue_prefix: str = Field(default="keymailbox", pattern=r"^[a-z][a-z0-9-]{0,31}$")
     long_poll_max: float = Field(default=30.0, ge=0, le=60)
     """The longest that a request may wait for news, in seconds."""
+    waiting_per_address: int = Field(default=64, ge=1)
+    """How many streams and long polls one API process holds open for one address."""
+    waiting_per_tenant: int = Field(default=256, ge=1)
+    """The same for all addresses of a tenant."""
+    waiting_max: int = Field(default=4096, ge=1)
+    """The same for everybody; each takes a file descriptor."""
+    order_cap: int = Field(default=10, ge=0, le=100_000)
+    """How many certificates the officers' orders may revoke in 24 hours, unless two of them lift it."""
+    otlp_endpoint: str = ""
+    """Where spans are sent to, an OTLP/HTTP collector's base URL such as http://127.0.0.1:4318; empty: nowhere, unless
+    OpenTelemetry's own OTEL_EXPORTER_OTLP_ENDPOINT says so."""
     development: bool = False
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
 
@@ -66,27 +133,36 @@ class Settings(BaseSettings):
         """Read arguments first, then variables, then the files that ``*_FILE`` variables name."""
         return init_settings, env_settings, _FileVariables(settings_cls)
 
-    @field_validator("deposit_max_lifetime", "invitation_ttl", "certificate_lifetime", "crl_lifetime")
+    @field_validator("deposit_max_lifetime", "body_retention", "invitation_ttl", "certificate_lifetime", "crl_lifetime")
     @classmethod
-    def _positive(cls, value: timedelta) -> timedelta:
-        if value <= timedelta(0):
+    def _positive(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value <= timedelta(0):
             raise ValueError("must be longer than nothing")
         return value
 
     @field_validator("certificate_lifetime")
     @classmethod
-    def _not_for_ever(cls, value: timedelta) -> timedelta:
+    def _not_for_ever(cls, value: timedelta | None) -> timedelta | None:
         # A day less than relying parties take, since a certificate starts a little before it is issued.
-        if value >= MAX_LIFETIME:
+        if value is not None and value >= MAX_LIFETIME:
             raise ValueError(f"must be shorter than {MAX_LIFETIME.days} days, which is what agents take")
         return value
 
-    @field_validator("public_url")
+    @field_validator("public_url", "otlp_endpoint")
     @classmethod
     def _absolute(cls, value: str) -> str:
         if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
             raise ValueError("must be an absolute http:// or https:// URL")
         return value.rstrip("/")
+
+    @field_validator("client_cert_from")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        try:
+            _parsed(value)
+        except ValueError:
+            raise ValueError("must be IP addresses or networks, with commas between") from None
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -96,6 +172,12 @@ class Settings(BaseSettings):
         if not filled.get("database_url"):
             filled["database_url"] = f"sqlite:///{home / DATABASE_NAME}"
         return filled
+
+    @model_validator(mode="after")
+    def _which_token(self) -> Self:
+        if self.pkcs11_module and not self.pkcs11_token:
+            raise ValueError("KMB_PKCS11_MODULE needs the label of a token in KMB_PKCS11_TOKEN")
+        return self
 
     @model_validator(mode="after")
     def _development_stays_at_home(self) -> Self:
@@ -109,7 +191,7 @@ class Settings(BaseSettings):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.public_url or f"http://{host}:{self.port}"
 
-    @property
+    @cached_property
     def authorities(self) -> frozenset[str]:
         """The values of ``@authority`` for which a signature is meant for this server (RFC 9421 §2.2.3)."""
         parts = urlsplit(self.url)
@@ -120,9 +202,30 @@ class Settings(BaseSettings):
         return frozenset(names)
 
     @property
+    def takes_passwords(self) -> bool:
+        """Whether a client may show a secret: over TLS, or without leaving the machine."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "https" or parts.hostname in _LOOPBACK
+
+    def is_front(self, address: str) -> bool:
+        """Whether ``address`` is of those who end TLS in front of this server."""
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(found, IPv6Address) and found.ipv4_mapped:
+            found = found.ipv4_mapped
+        return any(found in network for network in _parsed(self.client_cert_from))
+
+    @property
     def max_body_bytes(self) -> int:
         """The largest request body that is read at all."""
         return self.max_deposit_bytes + _BODY_OVERHEAD
+
+    @property
+    def max_batch_bytes(self) -> int:
+        """The largest request body with several deposits: one of the largest always fits, in base64."""
+        return max(_BATCH_BYTES, self.max_deposit_bytes * 4 // 3 + _BODY_OVERHEAD)
 
     @property
     def passphrase_bytes(self) -> bytes:
@@ -137,13 +240,29 @@ class Settings(BaseSettings):
         raise SettingsError(
             "The CA's passphrase is not set",
             on=f"{PREFIX}PASSPHRASE_FILE",
-            hint=f"{PREFIX}PASSPHRASE_FILE=/path/to/passphrase kmb-server init --home {self.home}",
+            hint=f"{PREFIX}PASSPHRASE_FILE=FILE; a new server makes one: kmb-server init --home {self.home}",
         )
+
+    @property
+    def pin(self) -> SecretStr:
+        """The token's PIN; SettingsError when this process has none."""
+        if self.token_pin is None:
+            raise SettingsError(
+                "The token's PIN is not set",
+                on=f"{PREFIX}TOKEN_PIN_FILE",
+                hint=f"{PREFIX}TOKEN_PIN_FILE=/path/to/pin kmb-server worker --queues issue",
+            )
+        return self.token_pin
 
     @property
     def passphrase_path(self) -> Path:
         """Where the passphrase lies when it is not given otherwise; ``init`` writes it there."""
         return self.home / PASSPHRASE_NAME
+
+
+@lru_cache(maxsize=8)
+def _parsed(networks: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(one.strip()) for one in networks.split(",") if one.strip())
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -14,15 +14,18 @@ import httpx2
 
 from pki.core import httpsig
 from pki.core.crl import Reason
-from pki.core.errors import NotFoundError, PinError, UsageError
-from pki.core.ids import DepositId, Fingerprint, KeyId, key_id
+from pki.core.errors import NotFoundError, UsageError
+from pki.core.ids import DepositId, Fingerprint, key_id
 from pki.core.kem import Hkdf, KemAlgorithm
-from pki.core.keyattributes import NOTHING_SAID, KeyAttributes, of_next_version
+from pki.core.keyattributes import NOTHING_SAID, KeyAttributes
 from pki.core.keys import KeyAlgorithm
 from pki.core.packages import OCTETS, KeyMaterial, encode_package
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind
+from pki.tenant import rounds
+from pki.tenant.authority import Authority
+from pki.tenant.campaigns import Campaigns, Overview, Standing
 from pki.tenant.certificates import Certificates
 from pki.tenant.client import AccessKey, Client
 from pki.tenant.contexts import Context
@@ -32,6 +35,7 @@ from pki.tenant.enrolment import Invitation, Progress, enrol
 from pki.tenant.holders.file import FileHolder
 from pki.tenant.holders.passphrase import passphrase_from_environment, read_passphrase
 from pki.tenant.journal import Journal
+from pki.tenant.listening import Listener
 from pki.tenant.mailbox import Mailbox, Received
 from pki.tenant.messages import DepositView
 from pki.tenant.opening import Opener
@@ -39,9 +43,10 @@ from pki.tenant.ports import Clock, KeyHolder, KeyName
 from pki.tenant.receipts import Answers, Receipts
 from pki.tenant.records.alarms import Alarm
 from pki.tenant.records.own import OwnCertificate
-from pki.tenant.records.pins import Pin, identity_fingerprint
+from pki.tenant.records.pins import Pin
 from pki.tenant.records.sent import Sent
 from pki.tenant.rounds import Round as Round
+from pki.tenant.rounds import Step
 
 WAIT = 60.0
 """Seconds that a call waits for the server's workers."""
@@ -77,11 +82,15 @@ class Agent:
         self._sleep = sleep
         access = AccessKey(httpsig.key_id(holder.access_public()), holder.sign_request)
         self.client = Client(context.server, access, clock, sleep=sleep, transport=transport)
-        self.directory = Directory(self.client, self.journal, context.root)
-        self._certificates = Certificates(self.client, self.journal, holder, self.address, context.root, clock, sleep)
+        self.authority = Authority(self.client, self.journal, context.root, context.issuing)
+        self.directory = Directory(self.client, self.journal, self.authority, context.root)
+        self._certificates = Certificates(
+            self.client, self.journal, holder, self.address, context.root, self.authority, clock, sleep
+        )
         parts = (self.directory, self._certificates, self.address)
         self._deposits = Deposits(self.client, self.journal, holder, *parts)
         self._mailbox = Mailbox(self.client, self.journal, Opener(self.journal, holder, *parts), self.address)
+        self._campaigns = Campaigns(self.journal, holder, self._deposits, self.address)
         self._receipts = Receipts(self.client, self.journal, self.directory)
 
     @classmethod
@@ -155,16 +164,17 @@ class Agent:
         """Publish a new encryption key; the earlier one opens what is under way. ``kdf``: senders' choice for a KEM."""
         return self._certificates.finish(self._certificates.encryption_request(algorithm, kdf), wait=wait)
 
-    def renew_identity(self, *, wait: float = WAIT) -> OwnCertificate:
-        """Get a new certificate for the same identity key."""
-        return self._certificates.finish(self._certificates.identity_request(), wait=wait)
+    def renew(self, kind: CertificateKind, *, wait: float = WAIT) -> OwnCertificate:
+        """Get a new certificate for the same identity or access key."""
+        return self._certificates.finish(self._certificates.same_key_request(kind), wait=wait)
 
     def renew_due(self, *, wait: float = WAIT) -> list[OwnCertificate]:
         """Renew what is missing or in the last third of its life, with the algorithm and preference that it has."""
         now = self._clock()
         renewed = []
-        if self._certificates.due(CertificateKind.IDENTITY, now):
-            renewed.append(self.renew_identity(wait=wait))
+        for kind in (CertificateKind.IDENTITY, CertificateKind.ACCESS):
+            if self._certificates.due(kind, now):
+                renewed.append(self.renew(kind, wait=wait))
         if self._certificates.due(CertificateKind.ENCRYPTION, now):
             algorithm, kdf = self._certificates.suite()
             renewed.append(self.publish(algorithm, kdf=kdf, wait=wait))
@@ -174,9 +184,17 @@ class Agent:
         """Revoke one of our certificates. What is undelivered waits until we publish another."""
         self._certificates.revoke(fingerprint, reason)
 
+    def revoked_by_others(self) -> list[Alarm]:
+        """Return an alarm for each certificate of ours that somebody else revoked."""
+        return self._certificates.revoked(self._clock())
+
     def certificates(self, kind: CertificateKind | None = None) -> list[OwnCertificate]:
         """Return our certificates, newest first."""
         return self.journal.own.certificates(kind.value if kind else None)
+
+    def waiting(self) -> dict[Fingerprint, int]:
+        """Return what waits under the key of each of our certificates, as the server says; 0 is drained."""
+        return self._certificates.waiting()
 
     # Peers
 
@@ -189,23 +207,8 @@ class Agent:
         return self.journal.pins.all()
 
     def confirm_peer(self, address: Address, fingerprint: str | None = None, *, accept: bool = False) -> Pin:
-        """Confirm a peer's identity key: by the fingerprint that it told us, or by ``accept``.
-
-        PinError when the fingerprint is another one, or when the key has changed and nobody accepts that.
-        """
-        now = self._clock()
-        offered, _ = self.directory.offered_identity(address, now)
-        shown = identity_fingerprint(offered)
-        if fingerprint is not None and fingerprint.replace(":", "").replace(" ", "").lower() != shown:
-            hint = f"do not send to {address}; ask {address.tenant} again for: kmb whoami"
-            raise PinError("The fingerprint is another one", on=f"the server offers {shown}", hint=hint)
-        pin = self.journal.pins.of(address)
-        changed = pin is not None and pin.identity_key != offered
-        if fingerprint is None and not accept:
-            on = f"pinned {pin.fingerprint}, offered {shown}" if pin and changed else f"offered {shown}"
-            hint = f"kmb peer verify {address} --fingerprint HEX (what {address.tenant} reads from: kmb whoami)"
-            raise PinError("Nobody has confirmed the peer's identity key", on=on, hint=hint)
-        return self.journal.pins.confirm(address, offered, now)
+        """Confirm a peer's identity key, see `Directory.confirm`."""
+        return self.directory.confirm(address, fingerprint, accept=accept, now=self._clock())
 
     # Keys
 
@@ -220,7 +223,7 @@ class Agent:
     ) -> KeyName:
         """Keep a key of ours: ``key``, or 32 random bytes. Without ``version``, the next one."""
         identifier = key_id(name)
-        number = version if version is not None else self._newest(identifier) + 1
+        number = version if version is not None else self._campaigns.newest(identifier) + 1
         if not 1 <= number < 1 << 31:
             raise UsageError("A key version is from 1 to 2147483647", on=str(number))
         full = KeyName(self.address, identifier, number)
@@ -237,7 +240,7 @@ class Agent:
     def find_key(self, name: str, *, version: int | None = None, owner: Address | None = None) -> KeyName:
         """Return a key's full name: our own comes first, and the newest version; UsageError when it is ambiguous."""
         found = [one for one in self.holder.shared_keys() if one.key_id == name and one.owner == (owner or one.owner)]
-        found = [one for one in found if version is None or one.version == version]
+        found = [one for one in found if version in (None, one.version)]
         if not found:
             raise NotFoundError("There is no such key in this holder", on=name, hint="kmb key list")
         own = [one for one in found if one.owner == self.address]
@@ -278,45 +281,41 @@ class Agent:
         attributes: KeyAttributes | None = None,
         purpose: str = "",
         lifetime: timedelta = LIFETIME,
+        deadline: datetime | None = None,
         allow_classical: bool = False,
         wait: float = WAIT,
     ) -> Campaign:
         """Make the next version of a key of ours, and send it to all its holders but ``except_``, who are none then.
 
-        ``except_`` names tenants or addresses. A key of another media type than raw bytes needs its next ``key``.
+        ``except_`` names tenants or addresses; what is still on its way to them is taken back. Interrupted, the same
+        call goes on with the same version. By ``deadline`` all should have signed for it: both ends hear who has not.
+        A key of another media type than raw bytes needs its next ``key``.
         Without ``attributes``, algorithm, purpose and the receivers that stay are the old version's, without periods.
         """
-        identifier = key_id(name)
-        newest = self._newest(identifier)
-        if newest == 0:
-            raise NotFoundError("There is no such key of ours", on=name, hint=f"kmb key create {name}")
-        old = self.holder.load_key(KeyName(self.address, identifier, newest))
-        if key is None and old.media_type != OCTETS:
-            raise UsageError(
-                "A key of this media type is not made of random bytes",
-                on=old.media_type,
-                hint=f"kmb key rotate {name} --in FILE",
-            )
-        holders, removed = self._deposits.holders(KeyName(self.address, identifier, newest), except_)
-        fresh = key or secrets.token_bytes(len(old.key))
-        said = attributes or of_next_version(old.attributes, owner=self.address, removed=removed)
-        full = self.create_key(name, fresh, media_type=old.media_type, attributes=said, version=newest + 1)
-        return self._deposits.send(
-            full,
-            holders,
+        return self._campaigns.rotate(
+            name,
+            except_=except_,
+            key=key,
+            attributes=attributes,
             purpose=purpose,
             lifetime=lifetime,
+            deadline=deadline,
+            allow_classical=allow_classical,
             now=self._clock(),
             wait=wait,
-            removed=removed,
-            classical=holders if allow_classical else self._deposits.classical(full),
         )
+
+    def overviews(self) -> list[Overview]:
+        """Return our keys that were sent to somebody, at their newest version, and how many recipients stand where."""
+        return self._campaigns.overviews(self._clock())
+
+    def standings(self, name: str, *, ask: bool = True) -> list[Standing]:
+        """Return where each recipient of a key of ours stands; with ``ask`` the server is asked about open deposits."""
+        return (self._campaigns.refresh if ask else self._campaigns.standings)(name, self._clock())
 
     def sent(self, name: str | None = None) -> list[Sent]:
         """Return our deposits, oldest first."""
-        if name is None:
-            return self.journal.sent.all()
-        return self.journal.sent.of_key(self.address, key_id(name))
+        return self.journal.sent.all() if name is None else self.journal.sent.of_key(self.address, key_id(name))
 
     def withdraw(self, deposit: DepositId) -> Delivery:
         """Take back a deposit that was not collected yet."""
@@ -355,42 +354,43 @@ class Agent:
     # All of it, again and again
 
     def run(
-        self, *, once: bool = False, interval: float = 30, stop: Callable[[], bool] = lambda: False
+        self,
+        *,
+        once: bool = False,
+        interval: float = 60,
+        stream: bool = True,
+        stop: Callable[[], bool] = lambda: False,
+        alive: Callable[[], None] = lambda: None,
     ) -> Iterator[Round]:
-        """Do everything that is due, round by round, until ``stop`` says so; one step that fails stops no other.
+        """Do all that is due, ``once``; or round by round as events ask for it, until ``stop``.
 
-        Between rounds it waits at the server, so that new mail is taken at once, up to ``interval`` seconds.
+        What no event asked for is looked at about every ``interval`` seconds. Without ``stream`` the server is asked
+        by long polls. ``alive`` is called as long as we are not stuck.
         """
-        wait = 0.0
-        while True:
-            began = self._clock()
-            done = self._round(wait)
-            yield done
-            if once or stop():
-                return
-            spent = (self._clock() - began).total_seconds()
-            # A round that failed, or left something undecided, did not wait at the server.
-            if not done.received.taken and spent < min(wait, 1.0):
-                self._sleep(min(interval, 5.0))
-            wait = interval
+        steps = self._steps(stop)
+        if once:
+            yield rounds.once(steps, self._clock())
+            return
+        self.client.alive = alive
+        news = Listener(self.client, self.journal, self.address, self._sleep, stream=stream)
+        try:
+            scale = interval / rounds.EVERY["receive"]
+            yield from rounds.run(steps, news, clock=self._clock, scale=scale, stop=stop, alive=alive)
+        finally:
+            news.close()
 
-    def _round(self, wait: float) -> Round:
-        result = Round(self._clock())
-        with result.step("renew"):
-            result.renewed = self.renew_due()
-        with result.step("resume"):
-            result.resumed = self.resume()
-        with result.step("receive"):
-            result.received = self.receive(wait=wait)
-        with result.step("receipts"):
-            result.answers = self.receipts()
-        with result.step("rewrap"):
-            result.rewrapped = self.rewrap_quarantined()
-        return result
-
-    def _newest(self, identifier: KeyId) -> int:
-        own = [one for one in self.holder.shared_keys() if (one.owner, one.key_id) == (self.address, identifier)]
-        return max((one.version for one in own), default=0)
+    def _steps(self, stop: Callable[[], bool]) -> Mapping[str, Step]:
+        """Return what there is to do, in its order, and where a round writes down what came of it."""
+        return {
+            "revocations": ("revoked", self.revoked_by_others),
+            "renew": ("renewed", self.renew_due),
+            "reminders": ("reminders", self._certificates.reminders),
+            "resume": ("resumed", self.resume),
+            "campaigns": ("overdue", lambda: self._campaigns.tend(self._clock())),
+            "receive": ("received", lambda: self._mailbox.receive(self._clock, stop=stop)),
+            "receipts": ("answers", self.receipts),
+            "rewrap": ("rewrapped", self.rewrap_quarantined),
+        }
 
 
 def file_holder(context: Context) -> FileHolder:

@@ -6,25 +6,30 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from pki.core import envelope, oids
+from pki.core import envelope, links, oids, signatures
 from pki.core.capabilities import Capabilities, prefer
-from pki.core.certificates import VerifiedCertificate, check_listed, proof_of_decryption
+from pki.core.certificates import VerifiedCertificate, check_listed, proof_of_decryption, renewal_due
 from pki.core.crl import Reason
 from pki.core.errors import CertificateError, NotFoundError, ProfileError, UnavailableError
 from pki.core.ids import Fingerprint, RequestId, request_id
 from pki.core.kem import Hkdf, KemAlgorithm
 from pki.core.keys import KeyAlgorithm, parse_spki
 from pki.core.keys import spki as key_spki
-from pki.core.requests import Statement, encryption_request, identity_request, parse_request
+from pki.core.requests import Statement, access_request, encryption_request, identity_request, parse_request
 from pki.core.revocations import compose_revocation
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind, parse_certificate
+from pki.tenant.authority import Authority
 from pki.tenant.client import Client
 from pki.tenant.journal import Journal
-from pki.tenant.messages import RequestView
+from pki.tenant.messages import ExpiringView, RequestView, printable
 from pki.tenant.ports import Clock, KeyHolder
+from pki.tenant.records.alarms import Alarm
+from pki.tenant.records.marks import REMINDERS
 from pki.tenant.records.own import OwnCertificate, OwnRequest
 
+_MOST_PAGES = 20
 REQUEST_LIFETIME = timedelta(hours=46)
 """A request is an endorsement for 48 hours only; an older one that is still open is made anew."""
 
@@ -39,6 +44,7 @@ class Certificates:
         holder: KeyHolder,
         address: Address,
         root: bytes,
+        authority: Authority,
         clock: Clock,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -47,9 +53,22 @@ class Certificates:
         self._holder = holder
         self._address = address
         self._root = root
+        self._authority = authority
         self._clock = clock
         self._sleep = sleep
-        self._issuing: bytes | None = None
+
+    def same_key_request(self, kind: CertificateKind) -> OwnRequest:
+        """Return a request for the identity or access key that we have: that under way, or a new one, written down."""
+        return self.access_request() if kind is CertificateKind.ACCESS else self.identity_request()
+
+    def access_request(self) -> OwnRequest:
+        """Return a request for an access certificate, as `same_key_request` does."""
+        open_request = self._under_way(CertificateKind.ACCESS)
+        if open_request is not None:
+            return open_request
+        spki, sign = self._access_key().spki, self._holder.sign_request
+        der = access_request(self._address, spki, sign=sign, signing_time=self._clock())
+        return self._write_down(CertificateKind.ACCESS, der, b"")
 
     def identity_request(self) -> OwnRequest:
         """Return a request for an identity certificate: the one under way, or a new one, written down."""
@@ -95,7 +114,6 @@ class Certificates:
 
     def finish(self, request: OwnRequest, *, wait: float, submit: bool = True) -> OwnCertificate:
         """Submit a request and see it through; UnavailableError when it is not done after ``wait`` seconds."""
-        self._issuing = None
         if submit:
             self._client.submit_request(request.der)
         deadline = self._clock() + timedelta(seconds=wait)
@@ -134,9 +152,53 @@ class Certificates:
         return parsed.key_algorithm, parsed.capabilities.kdf if parsed.capabilities else Hkdf.SHA256
 
     def due(self, kind: CertificateKind, now: datetime) -> bool:
-        """Say whether a certificate should be renewed: missing, or in the last third of its life."""
+        """Say whether a certificate should be renewed: it is missing or over, or two thirds of its life are.
+
+        One that lasts as long as the issuing CA is kept until there is another CA: a new one would last no longer. An
+        access certificate is for who wants one, and so it is renewed, but not missed.
+        """
         found = self._journal.own.active(kind.value)
-        return found is None or now >= found.not_after - (found.not_after - found.not_before) / 3
+        if found is None:
+            return kind is not CertificateKind.ACCESS
+        if found.not_after <= now:
+            return True
+        if now < renewal_due(found.not_before, found.not_after):
+            return False
+        current = self._authority.shown(now)[0]
+        return links.parse(current).not_after > found.not_after
+
+    def waiting(self, *, attempts: int = 2) -> dict[Fingerprint, int]:
+        """Return how many deposits wait under the key of each of our certificates, as the server says."""
+        return {one.fingerprint: one.waiting for one in self._client.own_certificates(attempts=attempts)}
+
+    def reminders(self) -> list[ExpiringView]:
+        """Return what the server reminds of since the last time, as far as it is about certificates still in use."""
+        found: list[ExpiringView] = []
+        for _ in range(_MOST_PAGES):
+            after = self._journal.marks.number(REMINDERS)
+            page, following = self._client.reminders(after=after)
+            found += page
+            if following <= after:
+                break
+            self._journal.marks.set(REMINDERS, str(following))
+        in_use = {one.fingerprint for one in self._journal.own.certificates() if one.state == "active"}
+        return [one for one in found if one.fingerprint in in_use]
+
+    def revoked(self, now: datetime) -> list[Alarm]:
+        """Raise the alarm for each certificate of ours that somebody else has revoked, with who and why as told.
+
+        One that stands on the revocation list as well is used no more, so that a new one is asked for.
+        """
+        mine = {one.fingerprint: one for one in self._journal.own.certificates() if one.state != "revoked"}
+        gone = [one for one in self._client.own_certificates() if one.state == "revoked" and one.fingerprint in mine]
+        found = []
+        for one in gone:
+            said = f"the {mine[one.fingerprint].kind} certificate was revoked by {one.revoked_by or 'somebody'}"
+            detail = printable(said + (f": {one.because}" if one.because else ""))
+            found.append(self._journal.alarms.sound("revoked", one.fingerprint, detail, now))
+            if self._is_listed(mine[one.fingerprint], now):
+                self._journal.own.mark_revoked(one.fingerprint)
+        return found
 
     def revoke(self, fingerprint: Fingerprint, reason: Reason) -> None:
         """Revoke one of our certificates."""
@@ -155,9 +217,13 @@ class Certificates:
         self._client.revoke(fingerprint, revocation)
         self._journal.own.mark_revoked(fingerprint)
 
+    def _is_listed(self, one: OwnCertificate, now: datetime) -> bool:
+        parsed = parse_certificate(one.der)
+        return parsed.serial in self._authority.crl(self._authority.issuer(parsed, now), now).revoked
+
     def _take(self, request: OwnRequest, view: RequestView) -> OwnCertificate | None:
         """Return the certificate once it is there; an encryption certificate first has to be opened."""
-        if request.kind == CertificateKind.IDENTITY.value:
+        if request.kind != CertificateKind.ENCRYPTION.value:
             return None if view.certificate is None else self._keep(request, view.certificate)
         if view.certificate is None and view.challenge is None:
             return None
@@ -184,30 +250,34 @@ class Certificates:
             parsed.fingerprint, request.kind, der, parsed.ski, parsed.not_before, parsed.not_after
         )
         self._journal.own.add_certificate(certificate, request.id, self._clock())
+        self._authority.rely(parsed)
         return certificate
 
     def _check(self, request: OwnRequest, der: bytes) -> VerifiedCertificate:
-        if self._issuing is None:
-            root, self._issuing = self._client.authority()
-            if root != self._root:
-                raise CertificateError("The server shows another root than at enrolment", hint="kmb doctor")
+        access = request.kind == CertificateKind.ACCESS.value
+        now = self._clock()
+        issuing = self._authority.issuer(parse_certificate(der), now)
         return check_listed(
             der,
             request.der,
             address=self._address,
             kind=CertificateKind(request.kind),
-            identity_key=self._holder.identity_public(),
-            issuing_der=self._issuing,
+            identity_key=self._access_key() if access else self._holder.identity_public(),
+            issuing_der=issuing,
             root_der=self._root,
             crl=None,
-            now=self._clock(),
+            now=now,
         )
+
+    def _access_key(self) -> VerifyingKey:
+        return signatures.from_raw(self._holder.access_public(), SignatureAlgorithm.ED25519)
 
     def _under_way(self, kind: CertificateKind) -> OwnRequest | None:
         found = self._journal.own.open_request(kind.value)
         if found is None:
             return None
-        if self._clock() - parse_request(found.der).signing_time > REQUEST_LIFETIME:
+        signed = parse_request(found.der).signing_time
+        if signed is None or self._clock() - signed > REQUEST_LIFETIME:
             self._journal.own.reject_request(found.id)
             return None
         return found
@@ -227,4 +297,5 @@ def _asks_for(request: OwnRequest, algorithm: KeyAlgorithm, preferred: Capabilit
 _RENEW = {
     CertificateKind.IDENTITY: "kmb cert renew --kind identity",
     CertificateKind.ENCRYPTION: "kmb cert renew",
+    CertificateKind.ACCESS: "kmb cert renew --kind access",
 }

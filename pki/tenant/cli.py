@@ -11,7 +11,20 @@ import typer
 
 from pki.core.errors import KeymailboxError
 from pki.tenant import output
-from pki.tenant.commands import agent, cert, context, enroll, key, mailbox, object, peer, receipt, status
+from pki.tenant.commands import (
+    agent,
+    campaign,
+    cert,
+    context,
+    enroll,
+    key,
+    mailbox,
+    object,
+    peer,
+    receipt,
+    status,
+    webhook,
+)
 
 app = typer.Typer(
     name="kmb",
@@ -26,8 +39,10 @@ app.command("enroll")(enroll.enroll)
 app.add_typer(cert.app, name="cert")
 app.add_typer(peer.app, name="peer")
 app.add_typer(key.app, name="key")
+app.add_typer(campaign.app, name="campaign")
 app.add_typer(mailbox.app, name="mailbox")
 app.add_typer(receipt.app, name="receipt")
+app.add_typer(webhook.app, name="webhook")
 app.add_typer(object.app, name="object")
 app.add_typer(agent.app, name="agent")
 app.add_typer(context.app, name="context")

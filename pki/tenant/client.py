@@ -1,98 +1,70 @@
-"""The server over HTTP: every request signed, problems turned into the error family, safe things tried again."""
+"""The server's API: a method for each thing that one can ask it."""
 
 from __future__ import annotations
 
 import base64
 import json
-import random
-import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote
 
-import httpx2
-
-from pki.core import httpsig
 from pki.core.errors import (
+    AccessError,
     KeymailboxError,
     MalformedError,
-    TooLargeError,
     UnavailableError,
 )
 from pki.core.ids import DepositId, Fingerprint, RequestId
+from pki.core.senders import SenderPolicy
 from pki.core.tenants import Address
 from pki.tenant import messages
-from pki.tenant.messages import Collected, DepositView, HistoryEntry, Json, Listing, ReceiptView, RequestView
-from pki.tenant.ports import Clock
+from pki.tenant.messages import (
+    AuthorityView,
+    Collected,
+    DepositView,
+    EventView,
+    ExpiringView,
+    Handed,
+    HistoryEntry,
+    Json,
+    Listing,
+    OwnView,
+    ReceiptView,
+    RequestView,
+    Stored,
+)
+from pki.tenant.problems import error_of
+from pki.tenant.wire import ATTEMPTS, Wire
+from pki.tenant.wire import AccessKey as AccessKey
 
-_ATTEMPTS = 5
-_MAX_ANSWER = 48 * 1024 * 1024
-_PASSING = frozenset({429, 502, 503, 504})
+PAGE = 100
+"""Receipts on a page."""
+MAX_ANSWERS = 100
+"""Receipts that are handed in together."""
 _MAX_WAIT = 25
 """Seconds of one long poll; the server's own limit is 30."""
+_DIGITS = 18
+"""A cursor of receipts has so many at most."""
 
 
-@dataclass(frozen=True)
-class AccessKey:
-    """Signs requests: the id that the server knows the key by, and the holder's signature over the base."""
-
-    key_id: str
-    sign: Callable[[bytes], bytes]
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Json:
-        try:
-            return messages.mapping(json.loads(self.body))
-        except (ValueError, RecursionError):
-            raise MalformedError("The server's answer is not JSON", hint="kmb doctor") from None
-
-
-class Client:
+class Client(Wire):
     """One server, one signer. Methods are named for what they do; each raises an error of the family."""
-
-    def __init__(
-        self,
-        server: str,
-        access: AccessKey | None,
-        clock: Clock,
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-        transport: httpx2.BaseTransport | None = None,
-    ) -> None:
-        """Talk to ``server`` (no slash at its end); without ``access`` only unsigned requests work."""
-        self._server = server
-        self._access = access
-        self._clock = clock
-        self._sleep = sleep
-        # A proxy from the environment is for the world outside, not for this machine.
-        local = urlsplit(server).hostname in ("127.0.0.1", "::1", "localhost")
-        self._http = httpx2.Client(
-            timeout=httpx2.Timeout(40, connect=10), follow_redirects=False, trust_env=not local, transport=transport
-        )
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._http.close()
 
     # The authority
 
-    def authority(self) -> tuple[bytes, bytes]:
-        """Return the root and the issuing certificate that the server names; compare the root out of band."""
-        body = self._get("/v1/ca", signed=False).json()
-        return messages.blob(body, "root"), messages.blob(body, "issuing")
+    def authority(self) -> AuthorityView:
+        """Return the certificates that the server names: not verified; compare the root out of band."""
+        return messages.authority(self._get("/v1/ca", signed=False).json())
 
-    def crl(self) -> bytes | None:
-        """Return the newest revocation list, or None when the server has none."""
-        answer = self._call("GET", "/v1/crl", signed=False, passes=(404,))
+    def crl(self, issuer: bytes) -> bytes | None:
+        """Return the newest revocation list of the issuing CA with this key identifier, or None when there is none."""
+        answer = self._call("GET", f"/v1/crl/{issuer.hex()}", signed=False, passes=(404,))
+        return None if answer.status == 404 else answer.body
+
+    def delta(self, issuer: bytes) -> bytes | None:
+        """Return what changed since an earlier revocation list of this issuing CA, or None when there is no such."""
+        answer = self._call("GET", f"/v1/crl/{issuer.hex()}/delta", signed=False, passes=(404,))
         return None if answer.status == 404 else answer.body
 
     def skew(self) -> timedelta | None:
@@ -151,13 +123,44 @@ class Client:
         """Return every certificate of an address, newest first: not verified."""
         return messages.history(self._get(f"/v1/directory/{address}/history").json())
 
+    def own_certificates(self, *, attempts: int = ATTEMPTS) -> list[OwnView]:
+        """Return our certificates as the server lists them, newest first, with what waits under each key."""
+        body = self._call("GET", "/v1/certificates", attempts=attempts).json()
+        return [messages.own_view(item) for item in messages.items(body, "items")]
+
+    def reminders(self, *, after: int) -> tuple[list[ExpiringView], int]:
+        """Return a page of reminders that a certificate of ours ends, and the position to go on after."""
+        body = self._get("/v1/events", {"after": str(after), "type": "keymailbox.certificate.expiring"}).json()
+        found = [messages.expiring_view(item) for item in messages.items(body, "items")]
+        return found, messages.number(body, "next")
+
     # Deposits
 
-    def deposit(self, body: bytes, *, idempotency_key: str, supersedes: DepositId | None = None) -> DepositId:
-        """Deposit; the same body under the same key again is the same deposit."""
+    def deposit(
+        self,
+        body: bytes,
+        *,
+        idempotency_key: str,
+        supersedes: DepositId | None = None,
+        respond_by: datetime | None = None,
+    ) -> DepositId:
+        """Deposit; the same body under the same key again is the same deposit. ``respond_by``: an answer is due."""
         headers = {"Idempotency-Key": idempotency_key} | ({"Supersedes": supersedes} if supersedes else {})
+        if respond_by is not None:
+            headers["Respond-By"] = messages.time_text(respond_by)
         answer = self._call("POST", "/v1/deposits", body=body, content_type="application/cms", headers=headers)
         return DepositId(messages.text(answer.json(), "id"))
+
+    def deposit_many(self, handed: Sequence[Handed]) -> list[Stored | KeymailboxError]:
+        """Deposit several at once, 100 at most; each gets its own answer, in order, or what is wrong with it.
+
+        Raises what fails the whole request; the same again under the same keys is the same deposits.
+        """
+        items = [messages.handed(one) for one in handed]
+        told = messages.items(self._post_json("/v1/deposits/batch", {"items": items}).json(), "items")
+        if len(told) != len(handed):
+            raise MalformedError("The server's answer has not one item for each deposit", hint="kmb doctor")
+        return [_deposited(item, one.idempotency_key) for item, one in zip(told, handed, strict=True)]
 
     def status(self, deposit_id: DepositId, *, wait: float = 0) -> DepositView:
         """Return a deposit's state; with ``wait``, once it is validated or the seconds have passed."""
@@ -179,10 +182,61 @@ class Client:
         body = self._post_json(f"/v1/mailboxes/{address}/collection", {"ids": list(ids)}).json()
         return [_collected(item) for item in messages.items(body, "items")]
 
+    def senders(self, address: Address) -> SenderPolicy:
+        """Return whom and what our mailbox takes."""
+        return messages.sender_policy(self._get(f"/v1/mailboxes/{address}/senders").json())
+
+    def set_senders(self, address: Address, policy: SenderPolicy) -> SenderPolicy:
+        """Choose whom and what our mailbox takes."""
+        lifetime = policy.max_lifetime
+        told = {
+            "mode": policy.mode.value,
+            "listed": list(policy.listed),
+            "max_bytes": policy.max_bytes,
+            "max_lifetime": None if lifetime is None else int(lifetime.total_seconds()),
+        }
+        answer = self._call(
+            "PUT", f"/v1/mailboxes/{address}/senders", body=json.dumps(told).encode(), content_type="application/json"
+        )
+        return messages.sender_policy(answer.json())
+
     def answer(self, deposit_id: DepositId, receipt: bytes) -> None:
         """Hand in a signed receipt or refusal."""
         path = f"/v1/deposits/{_part(deposit_id)}/receipt"
         self._call("POST", path, body=receipt, content_type="application/cms")
+
+    def answer_all(self, answers: Sequence[tuple[DepositId, bytes]]) -> list[KeymailboxError | None]:
+        """Hand in signed receipts and refusals, 100 at most; for each None, or why it was not taken."""
+        items = [{"deposit_id": one, "receipt": base64.b64encode(der).decode()} for one, der in answers]
+        body = json.dumps({"items": items}).encode()
+        # A server of before takes one at a time.
+        answer = self._call("POST", "/v1/receipts", body=body, content_type="application/json", passes=(404, 405))
+        if answer.status in (404, 405):
+            return [self._answered(one, der) for one, der in answers]
+        told = messages.items(answer.json(), "items")
+        if [item.get("deposit_id") for item in told] != [one for one, _ in answers]:
+            raise MalformedError("The server did not answer each receipt", hint="kmb doctor")
+        errors = [item.get("error") for item in told]
+        return [None if one is None else error_of(messages.mapping(one), 400, "receipt") for one in errors]
+
+    def _answered(self, deposit_id: DepositId, receipt: bytes) -> KeymailboxError | None:
+        try:
+            self.answer(deposit_id, receipt)
+        except (UnavailableError, AccessError):
+            raise
+        except KeymailboxError as error:
+            return error
+        return None
+
+    def events(self, *, after: int, wait: float = 0) -> tuple[list[EventView], int]:
+        """Return a page of events that concern us past a position, and the position to go on after."""
+        body = self._get("/v1/events", {"after": str(after), "limit": "500"} | _seconds(wait)).json()
+        return [messages.event_view(item) for item in messages.items(body, "items")], messages.number(body, "next")
+
+    def newest_event(self) -> int:
+        """Return the position of the newest event that concerns us."""
+        query = {"after": "0", "limit": "500", "type": "keymailbox.webhook.dead"}
+        return messages.number(self._get("/v1/events", query).json(), "next")
 
     def sent(self, *, state: str | None = None, after: str = "", limit: int = 100) -> tuple[list[DepositView], str]:
         """Return a page of what we sent, and the cursor of the next; an empty cursor is the end."""
@@ -192,90 +246,27 @@ class Client:
 
     def receipts(self, *, after: str = "") -> tuple[list[ReceiptView], str]:
         """Return a page of receipts for what we sent: not verified; and the cursor of the next."""
-        body = self._get("/v1/receipts", {"after": after} if after else None).json()
-        return [messages.receipt_view(item) for item in messages.items(body, "items")], _cursor(body)
-
-    # One request
-
-    def _get(self, path: str, query: Mapping[str, str] | None = None, *, signed: bool = True) -> _Answer:
-        return self._call("GET", f"{path}?{urlencode(query)}" if query else path, signed=signed)
-
-    def _post_json(self, path: str, body: Mapping[str, object], *, idempotent: bool = True) -> _Answer:
-        content = json.dumps(body).encode()
-        return self._call("POST", path, body=content, content_type="application/json", idempotent=idempotent)
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: bytes = b"",
-        content_type: str = "",
-        headers: Mapping[str, str] | None = None,
-        signed: bool = True,
-        idempotent: bool = True,
-        passes: Sequence[int] = (),
-    ) -> _Answer:
-        url = self._server + path
-        plain = dict(headers or {}) | ({"Content-Type": content_type} if content_type else {})
-        for attempt in range(1, _ATTEMPTS + 1):
-            # Each attempt is a request of its own: the server takes a nonce once only.
-            full = plain | (self._signature(method, url, plain, body) if signed else {})
-            try:
-                answer = self._exchange(method, url, full, body)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                if attempt == _ATTEMPTS:
-                    raise self._away(type(error).__name__) from None
-                delay = _back_off(attempt)
-            except httpx2.TransportError as error:
-                if attempt == _ATTEMPTS or not idempotent:
-                    raise self._away(type(error).__name__) from None
-                delay = _back_off(attempt)
-            else:
-                if answer.status < 300 or answer.status in passes:
-                    return answer
-                if answer.status not in _PASSING or not idempotent or attempt == _ATTEMPTS:
-                    raise _problem(answer, f"{method} {urlsplit(url).path}")
-                delay = max(_back_off(attempt), _retry_after(answer))
-            self._sleep(delay)
-        raise self._away("no answer")
-
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> _Answer:
-        with self._http.stream(method, url, headers=dict(headers), content=body or None) as response:
-            parts: list[bytes] = []
-            size = 0
-            for part in response.iter_bytes():
-                size += len(part)
-                if size > _MAX_ANSWER:
-                    raise TooLargeError("The server's answer is larger than the limit", on=urlsplit(url).path)
-                parts.append(part)
-            named = {name.lower(): value for name, value in response.headers.items()}
-            return _Answer(response.status_code, named, b"".join(parts))
-
-    def _signature(self, method: str, url: str, headers: dict[str, str], body: bytes) -> dict[str, str]:
-        if self._access is None:
-            raise UnavailableError("This needs an access key", on=urlsplit(url).path, hint="kmb enroll")
-        return httpsig.sign_request(
-            method,
-            url,
-            headers,
-            body,
-            key_id=self._access.key_id,
-            sign=self._access.sign,
-            created=self._clock(),
-            nonce=secrets.token_hex(16),
-        )
-
-    def _away(self, why: str) -> UnavailableError:
-        return UnavailableError("The server cannot be reached", on=f"{self._server}: {why}", hint="kmb doctor")
+        body = self._get("/v1/receipts", {"limit": str(PAGE)} | ({"after": after} if after else {})).json()
+        following = _cursor(body)
+        # It is remembered: what an honest server refuses would keep us from our receipts for ever.
+        if following and not (following.isascii() and following.isdigit() and len(following) <= _DIGITS):
+            raise MalformedError("The server's cursor of receipts is no number", on=following[:40], hint="kmb doctor")
+        return [messages.receipt_view(item) for item in messages.items(body, "items")], following
 
 
 def _collected(item: Json) -> Collected:
     deposit_id = DepositId(messages.text(item, "id"))
     error = item.get("error")
     if error is not None:
-        return Collected(deposit_id, None, _from_problem(messages.mapping(error), 400, deposit_id))
+        return Collected(deposit_id, None, error_of(messages.mapping(error), 400, deposit_id))
     return Collected(deposit_id, messages.blob(item, "body"), None)
+
+
+def _deposited(item: Json, on: str) -> Stored | KeymailboxError:
+    error = item.get("error")
+    if error is not None:
+        return error_of(messages.mapping(error), 400, on)
+    return Stored(DepositId(messages.text(item, "id")), messages.text(item, "state"))
 
 
 def _cursor(body: Json) -> str:
@@ -285,60 +276,9 @@ def _cursor(body: Json) -> str:
     return str(found) if isinstance(found, int) else messages.text(body, "next")
 
 
-def _problem(answer: _Answer, on: str) -> KeymailboxError:
-    try:
-        return _from_problem(answer.json(), answer.status, on)
-    except MalformedError:
-        return _from_problem({}, answer.status, on)
-
-
-def _from_problem(problem: Json, status: int, on: str) -> KeymailboxError:
-    """RFC 9457: the code names the class; the words are the server's, and are shown as such."""
-    try:
-        code = messages.text(problem, "code", default="")
-        told = messages.text(problem, "detail", default="") or messages.text(problem, "title", default="")
-        rule = messages.text(problem, "rule", default="")
-    except MalformedError:
-        code = told = rule = ""
-    kind = _family().get(code)
-    if kind is None:
-        kind = UnavailableError if status in _PASSING else KeymailboxError
-        told = told or f"The server answered {status}"
-    # What to type next is ours to say: a server must not talk anybody into accepting a key.
-    return kind(told[:500], on=on, hint=_HINTS.get(code, ""), rule=rule[:20])
-
-
-_HINTS = {
-    "invitation-refused": "ask the operator for: kmb-server tenant invite TENANT --json",
-    "address-taken": "choose another instance name: kmb enroll TENANT/OTHER …",
-    "unknown-recipient": "check the address with its owner: kmb whoami shows it there",
-    "too-large": "send something smaller: keys, not documents",
-    "illegal-state": "kmb receipt list shows where everything stands",
-}
-
-
-def _family() -> dict[str, type[KeymailboxError]]:
-    found: dict[str, type[KeymailboxError]] = {}
-    waiting: list[type[KeymailboxError]] = [KeymailboxError]
-    while waiting:
-        kind = waiting.pop()
-        found[kind.code] = kind
-        waiting.extend(kind.__subclasses__())
-    return found
-
-
 def _part(value: str) -> str:
     return quote(value, safe="")
 
 
 def _seconds(wait: float) -> dict[str, str]:
     return {"wait": str(int(min(wait, _MAX_WAIT)))} if wait >= 1 else {}
-
-
-def _back_off(attempt: int) -> float:
-    return min(0.2 * 2.0**attempt, 5.0) * (0.5 + random.random() / 2)  # noqa: S311  jitter, not a secret
-
-
-def _retry_after(answer: _Answer) -> float:
-    told = answer.headers.get("retry-after", "")
-    return min(float(told), 30.0) if told.isdigit() else 0.0

@@ -46,6 +46,11 @@ class Context:
         return self.folder / "keys"
 
     @property
+    def lock(self) -> Path:
+        """The file that the one agent has locked that runs by itself."""
+        return self.folder / "agent.lock"
+
+    @property
     def key_file(self) -> Path:
         """The passphrase of our own, when there is no other."""
         return self.folder / "passphrase"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pki.core.errors import (
     ConflictError,
+    IllegalMoveError,
     KeymailboxError,
     NotFoundError,
+    QuotaError,
     ReplayedError,
     StaleError,
     UnavailableError,
@@ -24,15 +27,23 @@ from pki.tenant.certificates import Certificates
 from pki.tenant.client import Client
 from pki.tenant.directory import Directory, Peer
 from pki.tenant.journal import Journal
-from pki.tenant.messages import DepositView
+from pki.tenant.messages import DepositView, Handed, Stored
 from pki.tenant.ports import KeyHolder, KeyName
+from pki.tenant.records.database import text_time, time_text
+from pki.tenant.records.marks import LOOKED_UP
 from pki.tenant.records.sent import FAILED, PLANNED, PREPARED, Sent
 from pki.tenant.wrap import check_allowed, wrap
 
 LIFETIME = timedelta(days=30)
 MAX_LIFETIME = timedelta(days=90)
+_LOOK_AGAIN = timedelta(hours=6)
+"""How often a recipient with uncollected mail is looked up, to see whether it has renewed its key."""
 _STALE = timedelta(hours=20)
 """Signed bytes that did not reach the server for this long are made anew: it takes them for a day."""
+_TOGETHER, _TOGETHER_BYTES = 50, 2 * 1024 * 1024
+"""How many deposits, and about how many bytes of them, go in one request."""
+_PASSING = (UnavailableError, QuotaError, StaleError)
+_IT_STAYS = "it stays in the journal; when that has passed: kmb agent run --once"
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,9 @@ class Rewrapped:
 
     delivered: list[Delivery] = field(default_factory=list)
     waiting: list[tuple[DepositId, KeymailboxError]] = field(default_factory=list)
+
+
+_Ready = Sequence[tuple[Sent, Peer | None]]
 
 
 class Deposits:
@@ -112,26 +126,15 @@ class Deposits:
             expires = min(expires, distribution.not_after)
         plans = [self._planned(name, one, purpose, expires, now, classical=one in classical) for one in recipients]
         self._journal.sent.plan(plans, name=name, removed=removed)
-        campaign = Campaign(name)
-        for one in plans:
-            try:
-                campaign.delivered.append(self._deliver(one, now, wait))
-            except KeymailboxError as error:
-                campaign.failed.append((one.recipient, error))
-        return campaign
+        return self._deliver_all(Campaign(name), plans, now, wait)
 
     def resume(self, now: datetime) -> Campaign | None:
         """Take up what was interrupted; None when there is nothing."""
-        waiting = self._journal.sent.all(PLANNED, PREPARED)
+        gone = {one.deposit_id for one in self._journal.sent.to_removed((PLANNED, PREPARED))}
+        waiting = [one for one in self._journal.sent.all(PLANNED, PREPARED) if one.deposit_id not in gone]
         if not waiting:
             return None
-        campaign = Campaign(waiting[0].name)
-        for one in waiting:
-            try:
-                campaign.delivered.append(self._deliver(one, now, 0))
-            except KeymailboxError as error:
-                campaign.failed.append((one.recipient, error))
-        return campaign
+        return self._deliver_all(Campaign(waiting[0].name), waiting, now, 0)
 
     def holders(self, name: KeyName, leave_out: Collection[str]) -> tuple[list[Address], list[Address]]:
         """Return who has a key and keeps it, and who is left out: the tenants and addresses in ``leave_out``."""
@@ -147,10 +150,28 @@ class Deposits:
         """Return the recipients of a key for whom the sender allowed a key of EC or RSA the last time."""
         return self._journal.sent.classical(name.owner, name.key_id)
 
+    def take_back_from_removed(self) -> None:
+        """Withdraw what is still on its way to recipients that were removed from its key since."""
+        for one in self._journal.sent.to_removed((PLANNED, PREPARED, "received", "available", "quarantined")):
+            try:
+                if one.state == PLANNED:
+                    raise NotFoundError(on=one.deposit_id)
+                self._noted(one, self._client.withdraw(one.deposit_id))
+            except NotFoundError:
+                self._journal.sent.move(one.deposit_id, FAILED, "its recipient was removed before it was sent")
+            except IllegalMoveError:
+                # The recipient was quicker: then it holds this version, and the report says so.
+                self.follow(one)
+
     def rewrap(self, now: datetime) -> Rewrapped:
-        """Wrap quarantined deposits again, for the certificate that came after the revoked one."""
+        """Wrap again what is quarantined, for the certificate that came after the revoked one, and what waits for a
+        key that its recipient has renewed.
+        """
         result = Rewrapped()
+        removed = {one.deposit_id for one in self._journal.sent.to_removed(("available", "received", "quarantined"))}
         for view in self._quarantined():
+            if view.id in removed:
+                continue
             old = self._journal.sent.of(view.id)
             if old is None:
                 error = WrongPartyError("The server calls something ours that we did not send", on=view.id)
@@ -160,7 +181,34 @@ class Deposits:
                 result.delivered.append(self._replace(old, now))
             except KeymailboxError as error:
                 result.waiting.append((view.id, error))
+        self._renewed(removed, result, now)
         return result
+
+    def _renewed(self, removed: Collection[DepositId], result: Rewrapped, now: datetime) -> None:
+        """Wrap again what its recipient has not collected and can get under its new key, so that the old one drains."""
+        waiting: dict[Address, list[Sent]] = {}
+        for one in self._journal.sent.all("received", "available"):
+            if one.deposit_id not in removed:
+                waiting.setdefault(one.recipient, []).append(one)
+        for recipient, deposits in waiting.items():
+            looked = self._journal.marks.text(f"{LOOKED_UP}:{recipient}")
+            if looked and now - text_time(looked) < _LOOK_AGAIN:
+                continue
+            try:
+                current = self._directory.encryption_of(self._directory.look_up(recipient, now)).parsed.fingerprint
+            except KeymailboxError:
+                # Who cannot be judged now can still open what it was sent.
+                continue
+            for one in deposits:
+                if one.certificate != current and self.follow(one).state == "available":
+                    try:
+                        result.delivered.append(self._replace(one, now))
+                    except KeymailboxError as error:
+                        result.waiting.append((one.deposit_id, error))
+            self._looked_up(recipient, now)
+
+    def _looked_up(self, recipient: Address, now: datetime) -> None:
+        self._journal.marks.set(f"{LOOKED_UP}:{recipient}", time_text(now))
 
     def follow(self, one: Sent, wait: float = 0) -> Delivery:
         """Ask the server where a deposit stands, and write it down."""
@@ -193,26 +241,90 @@ class Deposits:
         self._journal.sent.move(old.deposit_id, "superseded", f"by {following.deposit_id}")
         return delivery
 
+    def _deliver_all(self, campaign: Campaign, plans: Sequence[Sent], now: datetime, wait: float) -> Campaign:
+        """Deliver each, several by one request; what fails for one is noted for that one."""
+        if len(plans) == 1:
+            self._deliver_each(campaign, [(plans[0], None)], now, wait)
+            return campaign
+        ready, size = list[tuple[Sent, Peer | None]](), 0
+        for plan in plans:
+            try:
+                ready.append(self._prepared(plan, now))
+                size += len(ready[-1][0].body or b"")
+            except KeymailboxError as error:
+                campaign.failed.append((plan.recipient, error))
+            if len(ready) == _TOGETHER or size > _TOGETHER_BYTES:
+                self._deliver_together(campaign, ready, now, wait)
+                ready, size = [], 0
+        if ready:
+            self._deliver_together(campaign, ready, now, wait)
+        return campaign
+
+    def _deliver_each(self, campaign: Campaign, ready: _Ready, now: datetime, wait: float) -> None:
+        for one, peer in ready:
+            try:
+                delivery = self._deliver(one, now, wait)
+                campaign.delivered.append(replace(delivery, peer=delivery.peer or peer))
+            except KeymailboxError as error:
+                campaign.failed.append((one.recipient, error))
+
+    def _deliver_together(self, campaign: Campaign, ready: _Ready, now: datetime, wait: float) -> None:
+        try:
+            told = self._client.deposit_many([self._handed(one) for one, _ in ready])
+        except _PASSING as error:
+            error.hint = _IT_STAYS
+            campaign.failed += [(one.recipient, error) for one, _ in ready]
+            return
+        except KeymailboxError:
+            # Something about the whole, or a server of before there were several: each alone is told what is wrong.
+            self._deliver_each(campaign, ready, now, wait)
+            return
+        for (one, peer), answer in zip(ready, told, strict=True):
+            try:
+                with self._noting(one):
+                    if isinstance(answer, ReplayedError):
+                        self._check_ours(one, answer)
+                    elif isinstance(answer, KeymailboxError):
+                        raise answer
+                self._journal.sent.move(one.deposit_id, "received")
+                delivery = Delivery(one.deposit_id, one.recipient, one.name, "received", "", len(one.body or b""))
+                if wait > 0 or answer != Stored(one.deposit_id, "received"):
+                    delivery = self.follow(one, wait)
+                campaign.delivered.append(replace(delivery, peer=peer))
+            except KeymailboxError as error:
+                campaign.failed.append((one.recipient, error))
+
     def _deliver(self, one: Sent, now: datetime, wait: float) -> Delivery:
         """Wrap unless that is done, hand over, note. A lasting error ends the deposit; a passing one leaves it open."""
-        peer = None
-        try:
+        one, peer = self._prepared(one, now)
+        if one.state == PREPARED:
+            with self._noting(one):
+                self._hand_over(one)
+        return replace(self.follow(one, wait), peer=peer)
+
+    def _prepared(self, one: Sent, now: datetime) -> tuple[Sent, Peer | None]:
+        """Fix a deposit's bytes, unless that is done; also the peer, where it was looked up for that."""
+        with self._noting(one):
             if one.state == PREPARED and one.prepared_at and now - one.prepared_at > _STALE:
                 one = self._unprepared(one)
             if one.state == PLANNED:
-                one, peer = self._wrapped(one, now)
-            if one.state == PREPARED:
-                self._hand_over(one)
-        except (UnavailableError, StaleError) as error:
-            error.hint = "it stays in the journal; when that has passed: kmb agent run --once"
+                return self._wrapped(one, now)
+        return one, None
+
+    @contextmanager
+    def _noting(self, one: Sent) -> Iterator[None]:
+        try:
+            yield
+        except _PASSING as error:
+            error.hint = _IT_STAYS
             raise
         except KeymailboxError as error:
             self._journal.sent.move(one.deposit_id, FAILED, str(error)[:500])
             raise
-        return replace(self.follow(one, wait), peer=peer)
 
     def _wrapped(self, one: Sent, now: datetime) -> tuple[Sent, Peer]:
         peer = self._directory.look_up(one.recipient, now)
+        self._looked_up(one.recipient, now)
         wrapped = wrap(
             one,
             self._holder.load_key(one.name),
@@ -228,16 +340,29 @@ class Deposits:
         return prepared, peer
 
     def _hand_over(self, one: Sent) -> None:
+        handed = self._handed(one)
+        try:
+            self._client.deposit(
+                handed.body,
+                idempotency_key=handed.idempotency_key,
+                supersedes=handed.supersedes,
+                respond_by=handed.respond_by,
+            )
+        except ReplayedError as error:
+            self._check_ours(one, error)
+        self._journal.sent.move(one.deposit_id, "received")
+
+    def _handed(self, one: Sent) -> Handed:
         if one.body is None:
             raise ConflictError("The deposit's bytes are gone", on=one.deposit_id, hint="kmb key send")
-        try:
-            self._client.deposit(one.body, idempotency_key=one.deposit_id, supersedes=one.supersedes)
-        except ReplayedError:
-            # Ours from before, if the server knows it as ours; else somebody took our id.
-            view = self._client.status(one.deposit_id)
-            if view.sender != self._address:
-                raise
-        self._journal.sent.move(one.deposit_id, "received")
+        # A deadline belongs to the version: whoever gets it later, or again, gets it with the same one.
+        rotation = self._journal.rotations.of(one.name)
+        return Handed(one.body, one.deposit_id, one.supersedes, rotation.deadline if rotation else None)
+
+    def _check_ours(self, one: Sent, error: ReplayedError) -> None:
+        # Ours from before, if the server knows it as ours; else somebody took our id.
+        if self._client.status(one.deposit_id).sender != self._address:
+            raise error
 
     def _unprepared(self, one: Sent) -> Sent:
         """Go back to the plan, unless the server has the bytes already."""

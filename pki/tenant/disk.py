@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 from pathlib import Path
+from typing import BinaryIO
+
+from pki.core.errors import ConflictError
 
 
 def private_folder(path: Path) -> Path:
@@ -37,6 +41,41 @@ def replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def exclusive(path: Path) -> BinaryIO:
+    """Return a file with our process's number in it, locked until it is closed: nobody else can lock it meanwhile.
+
+    ConflictError names who has it. The lock ends with the process, however that ends.
+    """
+    file = path.open("a+b")
+    try:
+        path.chmod(0o600)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        who = file.read(20).decode(errors="replace").strip()
+        file.close()
+        raise ConflictError("An agent runs already", on=f"{path.parent}: process {who or 'unknown'}") from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n".encode())
+    file.flush()
+    return file
+
+
+def holder(path: Path) -> str | None:
+    """Return the number of the process that has an `exclusive` file now, or None when nobody has."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            # Shared, and given back at once: who looks is not in the way of others who look.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return file.read(20).decode(errors="replace").strip() or "unknown"
+    return None
 
 
 def _written_beside(path: Path, content: bytes) -> Path:

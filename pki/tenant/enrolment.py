@@ -27,12 +27,14 @@ from pki.core.keys import KemAlgorithm, KeyAlgorithm
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import Address
 from pki.tenant import contexts, messages
+from pki.tenant.authority import Authority
 from pki.tenant.certificates import Certificates
 from pki.tenant.client import AccessKey, Client
 from pki.tenant.contexts import Context
 from pki.tenant.holders.file import FileHolder
 from pki.tenant.holders.passphrase import create_key_file, passphrase_from_environment, read_passphrase
 from pki.tenant.journal import Journal
+from pki.tenant.messages import AuthorityView
 from pki.tenant.ports import Clock, KeyHolder
 from pki.tenant.records.own import OwnRequest
 from pki.tenant.records.pins import identity_fingerprint
@@ -93,11 +95,11 @@ def enrol(
     contexts.claim(chosen, base=base)
     unsigned = Client(url, None, clock, sleep=sleep, transport=transport)
     try:
-        root, issuing = unsigned.authority()
+        told = unsigned.authority()
     finally:
         unsigned.close()
-    _check_root(root, root_fingerprint)
-    context = _begun(chosen, url, address, root, issuing, passphrase_file, base)
+    _check_root(told.root, root_fingerprint)
+    context = _begun(chosen, url, address, told, passphrase_file, base)
     progress("root pinned", context.root_fingerprint)
     if holder is None:
         if context.passphrase_file is None:
@@ -116,7 +118,10 @@ def enrol(
     client = Client(url, access, clock, sleep=sleep, transport=transport)
     journal = Journal(context.journal)
     try:
-        certificates = Certificates(client, journal, holder, address, root, clock, sleep)
+        authority = Authority(client, journal, context.root)
+        # Those that are there now are the ones to compare later ones with.
+        authority.shown(clock())
+        certificates = Certificates(client, journal, holder, address, context.root, authority, clock, sleep)
         request = certificates.identity_request()
         _use(client, invitation, address, access_key, request)
         context = contexts.mark_enrolled(context)
@@ -159,12 +164,12 @@ def _check_root(root: bytes, expected: str | None) -> None:
 
 
 def _begun(
-    name: str, server: str, address: Address, root: bytes, issuing: bytes, passphrase: Path | None, base: Path | None
+    name: str, server: str, address: Address, told: AuthorityView, passphrase: Path | None, base: Path | None
 ) -> Context:
     folder = contexts.folder_of(name, base=base)
     if name in contexts.names(base=base):
         begun = contexts.load(name, base=base)
-        if (begun.server, begun.address, begun.root) != (server, address, root):
+        if (begun.server, begun.address, begun.root) != (server, address, told.root):
             raise ConflictError(
                 "A context of this name was begun for something else",
                 on=f"{begun.address} at {begun.server}",
@@ -172,6 +177,6 @@ def _begun(
             )
         return begun
     chosen = passphrase.expanduser().absolute() if passphrase else passphrase_from_environment()
-    context = Context(name, folder, server, address, root, issuing, chosen)
+    context = Context(name, folder, server, address, told.root, told.issuing, chosen)
     contexts.save(context)
     return context

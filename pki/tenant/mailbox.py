@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pki.core.errors import AccessError, KeymailboxError, MalformedError, UnavailableError, WrongPartyError
+from pki.core.errors import KeymailboxError, MalformedError, UnavailableError, WrongPartyError
 from pki.core.ids import DepositId
 from pki.core.tenants import Address
-from pki.tenant.client import Client
+from pki.tenant.client import MAX_ANSWERS, Client
 from pki.tenant.directory import Peer
 from pki.tenant.journal import Journal
 from pki.tenant.messages import DepositView
@@ -21,8 +21,9 @@ from pki.tenant.records.marks import MAILBOX
 from pki.tenant.records.seen import Seen
 
 _PAGE = 100
-_BATCH = 10
-"""Deposits of one collection: a megabyte each at most, in base64."""
+_BATCH = 100
+_BATCH_BYTES = 8 * 1024 * 1024
+"""Deposits of one collection, and their bytes without base64; one alone may be larger."""
 _LEAP = 100_000
 _OPEN = frozenset({"available", "collected"})
 _ENDED = frozenset({"acknowledged", "refused", "expired", "withdrawn", "superseded"})
@@ -67,12 +68,12 @@ class Mailbox:
                 return found
             after = following
 
-    def receive(self, clock: Clock, *, wait: float = 0) -> Received:
-        """Take everything new. ``wait``: seconds to wait for something when there is nothing."""
+    def receive(self, clock: Clock, *, wait: float = 0, stop: Callable[[], bool] = lambda: False) -> Received:
+        """Take everything new, or what comes before ``stop``. ``wait``: seconds to wait when there is nothing."""
         received = Received()
         now = clock()
-        for seen in self._journal.seen.unanswered():
-            self._tell(seen, received, now)
+        received.taken += self._opener.recovered(now)
+        self._tell(self._journal.seen.unanswered(), received, now)
         self._look_for_missing(received, now)
         cursor = after = self._journal.marks.number(MAILBOX)
         settled = True
@@ -92,7 +93,7 @@ class Mailbox:
             # Past what is undecided the cursor does not go: it is read again next time.
             self._journal.marks.set(MAILBOX, str(cursor))
             after = views[-1].sequence or after
-            if len(views) < _PAGE:
+            if len(views) < _PAGE or stop():
                 return received
 
     def _check_order(self, views: Sequence[DepositView], after: int, received: Received, now: datetime) -> None:
@@ -122,6 +123,7 @@ class Mailbox:
         """Decide on what is open, and return the numbers that are settled."""
         done: set[int] = set()
         waiting: list[DepositView] = []
+        again: list[Seen] = []
         for view in views:
             number = view.sequence or 0
             seen = self._journal.seen.of(view.id)
@@ -136,13 +138,14 @@ class Mailbox:
                 if view.state == "available":
                     # The server has forgotten that it handed this out.
                     self._client.collect(self._address, [view.id])
-                self._tell(seen, received, now)
+                again.append(seen)
                 done.add(number)
             else:
                 waiting.append(view)
+        self._tell(again, received, now)
         peers: dict[Address, Peer] = {}
-        for start in range(0, len(waiting), _BATCH):
-            done |= self._take_batch(waiting[start : start + _BATCH], peers, received, now)
+        for batch in _batches(waiting):
+            done |= self._take_batch(batch, peers, received, now)
         return done
 
     def _is_replay(self, view: DepositView) -> bool:
@@ -155,6 +158,7 @@ class Mailbox:
         self, views: Sequence[DepositView], peers: dict[Address, Peer], received: Received, now: datetime
     ) -> set[int]:
         done: set[int] = set()
+        decided: list[Seen] = []
         bodies = {one.id: one for one in self._client.collect(self._address, [view.id for view in views])}
         for view in views:
             number = view.sequence or 0
@@ -175,23 +179,40 @@ class Mailbox:
                 continue
             if taken.altered:
                 self._alarm(received, "altered", view.id, taken.reason, now)
-            self._tell(seen, received, now)
+            decided.append(seen)
             received.taken.append(taken)
             done.add(number)
+        self._tell(decided, received, now)
         return done
 
-    def _tell(self, seen: Seen, received: Received, now: datetime) -> None:
-        """Hand the answer in. When the deposit has ended otherwise, there is nothing left to answer."""
-        try:
-            self._client.answer(seen.deposit_id, seen.answer)
-        except (UnavailableError, AccessError):
-            raise
-        except KeymailboxError as error:
-            if self._client.status(seen.deposit_id).state not in _ENDED:
-                self._alarm(received, "unanswered", seen.deposit_id, f"the answer is not taken: {error}", now)
-                return
-            self._journal.alarms.clear("unanswered", seen.deposit_id)
-        self._journal.seen.mark_answered(seen.deposit_id)
+    def _tell(self, decided: Sequence[Seen], received: Received, now: datetime) -> None:
+        """Hand answers in. When a deposit has ended otherwise, there is nothing left to answer."""
+        for start in range(0, len(decided), MAX_ANSWERS):
+            batch = decided[start : start + MAX_ANSWERS]
+            results = self._client.answer_all([(seen.deposit_id, seen.answer) for seen in batch])
+            told = []
+            for seen, error in zip(batch, results, strict=True):
+                if error is not None and self._client.status(seen.deposit_id).state not in _ENDED:
+                    detail = f"the answer is not taken: {error}"
+                    self._alarm(received, "unanswered", seen.deposit_id, detail, now)
+                    continue
+                if error is not None:
+                    self._journal.alarms.clear("unanswered", seen.deposit_id)
+                told.append(seen.deposit_id)
+            self._journal.seen.mark_answered(told)
 
     def _alarm(self, received: Received, kind: str, subject: str, detail: str, now: datetime) -> None:
         received.alarms[kind, subject] = self._journal.alarms.sound(kind, subject, detail, now)
+
+
+def _batches(views: Sequence[DepositView]) -> Iterator[list[DepositView]]:
+    batch: list[DepositView] = []
+    size = 0
+    for view in views:
+        if batch and (len(batch) == _BATCH or size + view.size > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(view)
+        size += view.size
+    if batch:
+        yield batch

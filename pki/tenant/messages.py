@@ -6,13 +6,23 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pki.core.errors import KeymailboxError, MalformedError
 from pki.core.ids import DepositId, Fingerprint, RequestId
+from pki.core.senders import SenderMode, SenderPolicy
 from pki.core.tenants import Address, parse_address
 
 Json = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class AuthorityView:
+    """The certificates of the CA, in DER: the root, the current issuing CA, and former ones, newest first."""
+
+    root: bytes
+    issuing: bytes
+    former: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Listed:
     certificate: bytes
     request: bytes
     state: str
+    issuing: bytes | None
+    """The certificate of the CA that issued it; None from a server that knows one such CA only."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,37 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True)
+class OwnView:
+    """A certificate of ours as the server lists it; ``waiting`` deposits under its key are not answered."""
+
+    fingerprint: Fingerprint
+    state: str
+    waiting: int
+    revoked_by: str | None = None
+    because: str | None = None
+
+
+@dataclass(frozen=True)
+class ExpiringView:
+    """A reminder: ``days`` is the threshold that was passed before ``not_after``."""
+
+    fingerprint: Fingerprint
+    kind: str
+    days: int
+    not_after: datetime
+
+
+@dataclass(frozen=True)
+class EventView:
+    """Something happened; ``data`` is what the event says of it."""
+
+    position: int
+    type: str
+    subject: str
+    data: Json
+
+
+@dataclass(frozen=True)
 class DepositView:
     """A deposit, as the server tells."""
 
@@ -80,6 +123,7 @@ class DepositView:
     settled_at: datetime | None
     rejected: tuple[str, str] | None
     superseded_by: str | None
+    respond_by: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +142,46 @@ class Collected:
     id: DepositId
     body: bytes | None
     error: KeymailboxError | None
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A deposit that is handed in together with others."""
+
+    body: bytes
+    idempotency_key: str
+    supersedes: DepositId | None = None
+    respond_by: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A deposit that the server has taken, and where it stands."""
+
+    id: DepositId
+    state: str
+
+
+def handed(one: Handed) -> Json:
+    """Return a deposit as it stands in a request for several."""
+    told: dict[str, object] = {
+        "body": base64.b64encode(one.body).decode(),
+        "idempotency_key": one.idempotency_key,
+    }
+    if one.supersedes is not None:
+        told["supersedes"] = one.supersedes
+    if one.respond_by is not None:
+        told["respond_by"] = time_text(one.respond_by)
+    return told
+
+
+def authority(body: object) -> AuthorityView:
+    """Read the CA's certificates."""
+    o = mapping(body)
+    former = o.get("former", [])
+    if not isinstance(former, list):
+        raise _bad("former")
+    return AuthorityView(blob(o, "root"), blob(o, "issuing"), tuple(blob({"former": one}, "former") for one in former))
 
 
 def request_view(body: object) -> RequestView:
@@ -142,6 +226,49 @@ def history(body: object) -> list[HistoryEntry]:
     ]
 
 
+def own_view(o: Json) -> OwnView:
+    """Read one certificate of ours."""
+    counts = mapping(o.get("waiting"))
+    return OwnView(
+        fingerprint=Fingerprint(text(o, "fingerprint")),
+        state=text(o, "state"),
+        waiting=sum(number(counts, one) for one in counts),
+        revoked_by=maybe_text(o, "revoked_by"),
+        because=maybe_text(o, "because"),
+    )
+
+
+def event_view(body: Json) -> EventView:
+    """Read an event."""
+    return EventView(number(body, "position"), text(body, "type"), text(body, "subject"), mapping(body.get("data")))
+
+
+def expiring_view(o: Json) -> ExpiringView:
+    """Read an event that reminds of a certificate's end."""
+    data = mapping(o.get("data"))
+    return ExpiringView(
+        Fingerprint(text(o, "subject")), text(data, "kind"), number(data, "days"), time(data, "not_after")
+    )
+
+
+def sender_policy(body: Json) -> SenderPolicy:
+    """Return whom and what a mailbox takes."""
+    try:
+        mode = SenderMode(text(body, "mode"))
+    except ValueError:
+        raise MalformedError("The server's answer has an unknown mode", on="mode") from None
+    listed = body.get("listed")
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise MalformedError("The server's answer has no list", on="listed")
+    lifetime = body.get("max_lifetime")
+    return SenderPolicy(
+        mode,
+        tuple(listed),
+        None if body.get("max_bytes") is None else number(body, "max_bytes"),
+        None if lifetime is None else timedelta(seconds=number(body, "max_lifetime")),
+    )
+
+
 def deposit_view(body: object) -> DepositView:
     """Read a deposit's state."""
     o = mapping(body)
@@ -164,6 +291,7 @@ def deposit_view(body: object) -> DepositView:
         settled_at=maybe_time(o, "settled_at"),
         rejected=(text(reason, "code"), text(reason, "detail", default="")) if reason is not None else None,
         superseded_by=maybe_text(o, "superseded_by"),
+        respond_by=maybe_time(o, "respond_by"),
     )
 
 
@@ -245,6 +373,11 @@ def time(o: Json, field: str) -> datetime:
     return found.astimezone(UTC)
 
 
+def time_text(moment: datetime) -> str:
+    """Return a time as we write it: RFC 3339 in UTC, to the second."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def maybe_time(o: Json, field: str) -> datetime | None:
     """Return a time or null."""
     return None if o.get(field) is None else time(o, field)
@@ -257,7 +390,12 @@ def printable(value: str, limit: int = 4000) -> str:
 
 def _listed(value: object) -> Listed:
     o = mapping(value)
-    return Listed(certificate=blob(o, "certificate"), request=blob(o, "request"), state=text(o, "state"))
+    return Listed(
+        certificate=blob(o, "certificate"),
+        request=blob(o, "request"),
+        state=text(o, "state"),
+        issuing=maybe_blob(o, "issuing"),
+    )
 
 
 def _bad(field: str) -> MalformedError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pki.core.deposits import UnverifiedDeposit, open_deposit, parse_deposit
 from pki.core.errors import (
@@ -12,6 +12,7 @@ from pki.core.errors import (
     ExpiredError,
     KeymailboxError,
     MalformedError,
+    NotFoundError,
     PeriodError,
     ProfileError,
     RevokedError,
@@ -33,11 +34,13 @@ from pki.tenant.messages import DepositView
 from pki.tenant.ports import KeyHolder, KeyName
 from pki.tenant.records.own import OwnCertificate
 from pki.tenant.records.seen import Seen
+from pki.tenant.records.taking import Taking
 
 MAX_DEPOSIT = 64 * 1024 * 1024
 """Bytes; the server's own limit is lower."""
 
 _SIGNED_BY_SENDER = "DEP-005"
+_ABANDONED = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -79,43 +82,22 @@ class Opener:
     def decide(self, view: DepositView, body: bytes, peers: dict[Address, Peer], now: datetime) -> tuple[Seen, Taken]:
         """Decide on a deposit and write the decision down; HoldError leaves it undecided.
 
-        The order is what makes a kill harmless: first the key is stored, then the decision, then the server is told.
-        A kill in between decides again, and storing the same key again changes nothing. ``peers`` holds who was looked
-        up in this round.
+        The order is what makes a kill harmless: that the key is good is written down, then the key is stored, then the
+        decision, then the server is told. After a kill in between, `recovered` finds what was stored: it is receipted,
+        whatever has become of deposit, sender and time. ``peers`` holds who was looked up in this round.
         """
-        signer = self._certificates.active(CertificateKind.IDENTITY).ski
         sha512 = hashlib.sha512(body).digest()
         sender, name, failed = view.sender, None, None
         try:
             deposit = parse_deposit(body, max_size=MAX_DEPOSIT)
             sender = deposit.context.sender
-            name = self._open(deposit, view, peers, now)
+            name = self._open(deposit, view, sha512, peers, now)
         except KeymailboxError as error:
             failed = error
-        if failed is None:
-            answer = compose_receipt(
-                view.id,
-                sha512,
-                self._address,
-                signer_ski=signer,
-                sign=self._holder.sign,
-                signing_time=now,
-                algorithm=self._holder.identity_public().algorithm,
-            )
-            kind, reason = ReceiptKind.RECEIPT, ""
-        else:
-            why = _refusal(failed)
-            answer = compose_refusal(
-                view.id,
-                sha512,
-                self._address,
-                why,
-                signer_ski=signer,
-                sign=self._holder.sign,
-                signing_time=now,
-                algorithm=self._holder.identity_public().algorithm,
-            )
-            kind, reason = ReceiptKind.REFUSAL, f"{why.word}: {failed}"
+        why = None if failed is None else _refusal(failed)
+        answer = self._signed(view.id, sha512, why, now)
+        kind = ReceiptKind.RECEIPT if why is None else ReceiptKind.REFUSAL
+        reason = "" if why is None else f"{why.word}: {failed}"
         decided = Seen(view.id, view.sequence or 0, sender, sha512, kind.value, reason, answer)
         stands = self._journal.seen.decide(decided, now)
         return stands, Taken(
@@ -130,8 +112,65 @@ class Opener:
             altered=failed is not None and _is_altered(failed),
         )
 
+    def recovered(self, now: datetime) -> list[Taken]:
+        """Decide on what was found good and stored before somebody was killed; what was not stored is judged anew."""
+        found = []
+        for one in self._journal.taking.all():
+            try:
+                self._holder.load_key(one.name)
+            except NotFoundError:
+                # Another process may be just about to store it.
+                if now - one.noted_at > _ABANDONED:
+                    self._journal.taking.drop(one.deposit_id)
+                continue
+            except KeymailboxError:
+                continue
+            # Under a name that nobody had, and that nobody else was about to have: it is this deposit's key.
+            answer = self._signed(one.deposit_id, one.sha512, None, now)
+            kind = ReceiptKind.RECEIPT.value
+            decided = Seen(one.deposit_id, one.sequence, one.sender, one.sha512, kind, "", answer)
+            stands = self._journal.seen.decide(decided, now)
+            self._journal.taking.drop(one.deposit_id)
+            name = one.name if stands.kind == kind else None
+            found.append(
+                Taken(
+                    one.deposit_id, one.sequence, one.sender, name, stands.kind, stands.detail, one.size, False, False
+                )
+            )
+        return found
+
+    def _signed(self, deposit_id: DepositId, sha512: bytes, why: RefusalReason | None, now: datetime) -> bytes:
+        """Return the signed receipt, or the refusal and its reason."""
+        signer = self._certificates.active(CertificateKind.IDENTITY).ski
+        algorithm = self._holder.identity_public().algorithm
+        if why is None:
+            return compose_receipt(
+                deposit_id,
+                sha512,
+                self._address,
+                signer_ski=signer,
+                sign=self._holder.sign,
+                signing_time=now,
+                algorithm=algorithm,
+            )
+        return compose_refusal(
+            deposit_id,
+            sha512,
+            self._address,
+            why,
+            signer_ski=signer,
+            sign=self._holder.sign,
+            signing_time=now,
+            algorithm=algorithm,
+        )
+
     def _open(
-        self, deposit: UnverifiedDeposit, view: DepositView, peers: dict[Address, Peer], now: datetime
+        self,
+        deposit: UnverifiedDeposit,
+        view: DepositView,
+        sha512: bytes,
+        peers: dict[Address, Peer],
+        now: datetime,
     ) -> KeyName:
         """Return the name under which the key is stored by now."""
         if deposit.id != view.id:
@@ -167,12 +206,22 @@ class Opener:
         material = open_deposit(verified, ski, lambda algorithm, text: self._decapsulate(ski, algorithm, text))
         check_handover(material, recipient=self._address, now=now)
         try:
+            if not self._has(name):
+                number = view.sequence or 0
+                self._journal.taking.note(Taking(view.id, number, context.sender, sha512, name, view.size, now))
             self._holder.store_key(name, material)
         except ConflictError:
             raise
         except KeymailboxError as error:
             raise HoldError(error) from error
         return name
+
+    def _has(self, name: KeyName) -> bool:
+        try:
+            self._holder.load_key(name)
+        except NotFoundError:
+            return False
+        return True
 
     def _peer(self, sender: Address, peers: dict[Address, Peer], now: datetime) -> Peer:
         """Return the sender under its pin; a revoked one is refused, one that cannot be judged now is waited for."""

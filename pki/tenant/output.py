@@ -12,12 +12,14 @@ from pki.core.errors import (
     AlgorithmError,
     BadAddressError,
     ConflictError,
+    DeletedError,
     EnrolmentError,
     ForbiddenError,
     KeymailboxError,
     MalformedError,
     NotFoundError,
     ProfileError,
+    QuotaError,
     SettingsError,
     TooLargeError,
     UnavailableError,
@@ -27,16 +29,16 @@ from pki.core.errors import (
 
 DONE, FAILED, USAGE, NOT_FOUND, CHECK_FAILED, REFUSED, AWAY, LOOK = range(8)
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 not found · 4 a check failed · 5 refused: by "
-    "the server, or what is there already or too large · 6 something is away, try again · 7 done, but somebody has to "
-    "look (alarm, refusal, undecided deposit)"
+    "Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 not found, or not kept any more · 4 a check "
+    "failed · 5 refused: by the server, or what is there already or too large · 6 something is away, busy or full, try "
+    "again · 7 done, but somebody has to look (alarm, refusal, undecided deposit)"
 )
 _CODES: Sequence[tuple[tuple[type[KeymailboxError], ...], int]] = (
     ((UsageError, BadAddressError, SettingsError), USAGE),
-    ((NotFoundError,), NOT_FOUND),
+    ((NotFoundError, DeletedError), NOT_FOUND),
     ((VerificationError, MalformedError, ProfileError, AlgorithmError), CHECK_FAILED),
     ((ConflictError, EnrolmentError, AccessError, ForbiddenError, TooLargeError), REFUSED),
-    ((UnavailableError,), AWAY),
+    ((UnavailableError, QuotaError), AWAY),
 )
 
 

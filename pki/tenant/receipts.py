@@ -10,7 +10,7 @@ from pki.core.ids import DepositId
 from pki.core.receipts import ReceiptKind, VerifiedReceipt, parse_receipt
 from pki.core.signatures import VerifyingKey
 from pki.core.tenants import Address
-from pki.tenant.client import Client
+from pki.tenant.client import PAGE, Client
 from pki.tenant.directory import Directory
 from pki.tenant.journal import Journal
 from pki.tenant.messages import ReceiptView
@@ -63,6 +63,8 @@ class Receipts:
             after = following
             if not answers.held:
                 self._journal.marks.set(RECEIPTS, after)
+            if len(views) < PAGE:
+                return answers
 
     def verify(self, one: Sent, der: bytes, key: VerifyingKey) -> VerifiedReceipt:
         """Return the answer to ``one`` if ``key`` signed it for these very bytes, or raise what is wrong with it."""

@@ -12,6 +12,7 @@ import pytest
 
 from pki.core import kem, requests, x509
 from pki.core.errors import (
+    AccessError,
     AddressTakenError,
     ConflictError,
     EnrolmentError,
@@ -155,6 +156,22 @@ def test_an_access_key_belongs_to_one_instance(office: Office) -> None:
     second = Kms(parse_address("acme/us-east"), access_key=first.access_key)
     with pytest.raises(ConflictError):
         office.enrol(second)
+
+
+def test_an_instance_is_admitted_without_an_access_key(office: Office) -> None:
+    """Other protocols have none at first: the identity is certified, the token used up, and nothing more allowed."""
+    kms, now = Kms(EU_WEST), office.clock.now()
+    reference, secret = office.invite("acme")
+    request = access.identity_request(kms.identity_request(now), EU_WEST, now)
+    with office.deps.store.unit() as unit:
+        invitation = access.usable(unit, reference, secret, now, tenant=EU_WEST.tenant)
+        admitted = access.admit(unit, invitation, request, None, now)
+    assert (admitted.access_key, admitted.access_key_id) == (None, None)
+    office.work()
+    assert certificates.lookup(office.deps, EU_WEST).identity.request_der == request.der
+    with pytest.raises(AccessError):
+        kms.caller(office)
+    assert refuse(office, Kms(parse_address("acme/us-east")), reference, secret)
 
 
 def test_an_identity_key_belongs_to_one_instance(office: Office) -> None:

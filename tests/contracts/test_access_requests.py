@@ -9,11 +9,11 @@ import pytest
 
 from pki.core.errors import AccessError, KeymailboxError, ReplayedError
 from pki.core.tenants import parse_address
-from pki.server.ports import Caller
+from pki.server.facts import Caller
 from pki.server.services import access, rotation
 from pki.server.store import access as access_store
 from pki.server.store.engine import Store
-from tests.kit.office import Kms, Office, open_office
+from tests.kit.office import Kms, Office, authenticate, open_office
 from tests.kit.threads import together
 
 ACME = parse_address("acme/eu-west")
@@ -37,34 +37,31 @@ def test_the_signer_is_the_caller(office: Office, kms: Kms) -> None:
     """A signed request is its instance's; another instance's is another's."""
     other = Kms(parse_address("globex/main"))
     office.enrol(other)
-    assert (
-        access.authenticate(office.deps, *kms.call(office, "POST", "/v1/deposits?x=1", b"body")).instance.address
-        == ACME
-    )
+    assert authenticate(office.deps, *kms.call(office, "POST", "/v1/deposits?x=1", b"body")).instance.address == ACME
     assert other.caller(office).instance.address == other.address
 
 
 def test_a_replayed_request_is_refused(office: Office, kms: Kms) -> None:
     """The same nonce is good once, also after the purge of old ones."""
     call = kms.call(office, "POST", "/v1/deposits", b"body")
-    access.authenticate(office.deps, *call)
+    authenticate(office.deps, *call)
     with pytest.raises(ReplayedError):
-        access.authenticate(office.deps, *call)
+        authenticate(office.deps, *call)
     office.clock.step(timedelta(seconds=299))
     rotation.purge(office.deps)
     with pytest.raises(ReplayedError):
-        access.authenticate(office.deps, *call)
+        authenticate(office.deps, *call)
 
 
 def test_a_replayed_request_is_never_accepted_later(office: Office, kms: Kms) -> None:
     """By the time that its nonce is forgotten, it is too old: whenever it comes, it is refused."""
     call = kms.call(office, "GET", "/v1/sent", created=office.clock.now() + timedelta(seconds=30))
-    access.authenticate(office.deps, *call)
+    authenticate(office.deps, *call)
     for _ in range(60):
         office.clock.step(timedelta(seconds=7))
         rotation.purge(office.deps)
         with pytest.raises((ReplayedError, AccessError)):
-            access.authenticate(office.deps, *call)
+            authenticate(office.deps, *call)
     assert rotation.purge(office.deps) == 0
 
 
@@ -75,7 +72,7 @@ def test_a_request_that_comes_twice_at_once_is_accepted_once(office: Office, kms
 
     def race(_number: int) -> None:
         try:
-            answers.append(access.authenticate(office.deps, *call))
+            answers.append(authenticate(office.deps, *call))
         except KeymailboxError as error:
             answers.append(error)
 
@@ -108,11 +105,11 @@ def test_what_is_not_signed_for_this_request_is_refused(office: Office, kms: Kms
     hints = []
     for call in bad:
         with pytest.raises(AccessError) as caught:
-            access.authenticate(office.deps, *call)
+            authenticate(office.deps, *call)
         hints.append(caught.value.hint)
     assert all(hints)
     # None of the tries has used up the nonce of the honest one.
-    assert access.authenticate(office.deps, method, url, headers, body).instance.address == ACME
+    assert authenticate(office.deps, method, url, headers, body).instance.address == ACME
 
 
 def test_an_enrolment_is_signed_with_the_key_that_it_names(office: Office, kms: Kms) -> None:

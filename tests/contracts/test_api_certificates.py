@@ -84,7 +84,7 @@ def test_a_listing_holds_what_a_sender_checks(site: Site, acme: Instance, globex
     """Another tenant finds certificate, endorsing request and issuer, and they pass the sender's checks."""
     answer = globex.get("/v1/directory/acme/eu-west")
     told = answer.json()
-    for kind in x509.CertificateKind:
+    for kind in (x509.CertificateKind.IDENTITY, x509.CertificateKind.ENCRYPTION):
         listed = told[kind.value]
         facts.check_listed(
             base64.b64decode(listed["certificate"]),
@@ -188,6 +188,25 @@ def _request(instance: Instance, private: bytes) -> bytes:
         sign=instance.identity.sign,
         signing_time=now(),
     )
+
+
+def test_own_certificates_say_what_waits(site: Site, acme: Instance, globex: Instance) -> None:
+    """An instance sees its own, with the mail under each key, and nobody else's."""
+    before = globex.get("/v1/certificates").json()["items"]
+    acme.send(globex)
+    after = globex.get("/v1/certificates").json()["items"]
+    assert [one["fingerprint"] for one in before] == [one["fingerprint"] for one in after]
+    active = {one["kind"]: one for one in after if one["state"] == "active"}
+    history = globex.get(f"/v1/directory/{globex.address}/history").json()["certificates"]
+    assert {one["fingerprint"] for one in after} == {one["fingerprint"] for one in history}
+    grown = {one["kind"]: one for one in before if one["state"] == "active"}["encryption"]["waiting"]
+    assert active["encryption"]["waiting"] == grown | {"available": grown["available"] + 1}
+    assert set(active["identity"]["waiting"].values()) == {0}
+    assert {one["fingerprint"] for one in acme.get("/v1/certificates").json()["items"]}.isdisjoint(
+        one["fingerprint"] for one in after
+    )
+    etag = globex.get("/v1/certificates").headers["etag"]
+    assert globex.call("GET", "/v1/certificates", headers={"If-None-Match": etag}).status_code == 304
 
 
 def test_a_certificate_is_cached_by_its_state(site: Site, globex: Instance) -> None:

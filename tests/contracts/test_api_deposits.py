@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import secrets
 import threading
 import time
@@ -12,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import httpx2
+import pytest
 
 from pki.core import kem
 from pki.core.tenants import parse_address
-from pki.server.store import outbox
+from pki.server.store import lag
 from tests.kit.site import Instance, Site, code, now
 
 pytest_plugins = ["tests.kit.api_fixtures"]
@@ -63,6 +65,9 @@ def test_the_way_of_a_deposit(site: Site, acme: Instance, globex: Instance) -> N
         "rejected": None,
         "collected_at": None,
         "settled_at": None,
+        "body_deleted_at": None,
+        "respond_by": None,
+        "overdue_at": None,
         "supersedes": None,
         "superseded_by": None,
     }
@@ -154,7 +159,7 @@ def test_a_broken_deposit_is_told(site: Site, acme: Instance, globex: Instance) 
     assert code(globex.deposit(body)) == (422, "wrong-party")
     assert acme.get("/v1/sent").json()["items"] == []
     with site.deps.store.read() as unit:
-        assert "validate" not in outbox.lag(unit, now())
+        assert "validate" not in lag.queues(unit, now())
 
 
 def test_an_oversized_deposit_is_told(site: Site, acme: Instance, globex: Instance) -> None:
@@ -331,3 +336,39 @@ def test_an_expired_deposit_is_refused(site: Site, acme: Instance, globex: Insta
         else:
             assert code(answer)[0] == 422
     assert globex.get(globex.mailbox).json()["items"] == []
+
+
+def test_a_time_to_respond_by_is_told_to_both(site: Site, acme: Instance, globex: Instance) -> None:
+    """It stands in the deposit as both see it; without a zone it is refused, and another time is another request."""
+    by = "2031-01-31T12:00:00+01:00"
+    deposit_id, body = acme.compose(globex)
+    refused = acme.deposit(body, **{"Respond-By": "2031-01-31T12:00:00"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad-request")
+    assert acme.deposit(body, "a1", **{"Respond-By": by}).status_code == 202
+    assert acme.deposit(body, "a1", **{"Respond-By": by}).status_code == 202
+    assert code(acme.deposit(body, "a1")) == (409, "idempotency-key-reused")
+    site.work()
+    [item] = globex.get(globex.mailbox).json()["items"]
+    assert (item["respond_by"], item["overdue_at"]) == ("2031-01-31T11:00:00Z", None)
+    assert acme.get(f"/v1/deposits/{deposit_id}").json()["respond_by"] == "2031-01-31T11:00:00Z"
+
+
+@pytest.mark.parametrize("by", ["9999-12-31T23:59:59-23:59", "9999-01-01T00:00:00Z", "1999-12-31T23:59:59Z"])
+def test_a_time_to_respond_by_that_nobody_can_tell(acme: Instance, globex: Instance, by: str) -> None:
+    """At the ends of time it is refused, alone and among others, which are stored; and each request is good once."""
+    _, body = acme.compose(globex)
+    answer = acme.deposit(body, **{"Respond-By": by})
+    assert code(answer) == (400, "bad-request")
+    items = [
+        {"body": base64.b64encode(one).decode(), "idempotency_key": str(place)} | more
+        for place, (one, more) in enumerate([(body, {"respond_by": by}), (acme.compose(globex)[1], {})])
+    ]
+    nonce = secrets.token_hex(16)
+    content = json.dumps({"items": items}).encode()
+    told = acme.call("POST", "/v1/deposits/batch", content, "application/json", nonce=nonce)
+    assert [one.get("state", one.get("error", {}).get("code")) for one in told.json()["items"]] == [
+        "bad-request",
+        "received",
+    ]
+    again = acme.call("POST", "/v1/deposits/batch", content, "application/json", nonce=nonce)
+    assert code(again) == (409, "replayed")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from pki.core import requests
 from pki.core.tenants import parse_address
 from pki.server.services import access
-from pki.server.store import outbox, tenants
+from pki.server.store import lag, tenants
 from tests.kit.site import Instance, Site, code, now
 
 pytest_plugins = ["tests.kit.api_fixtures"]
@@ -25,7 +25,7 @@ def enrolled(site: Site) -> list[str]:
     """Return who is enrolled, and check that nothing was done halfway."""
     with site.deps.store.read() as unit:
         instances = [str(one.address) for one in tenants.list_instances(unit)]
-        due = outbox.lag(unit, now())
+        due = lag.queues(unit, now())
     assert due.get("issue", (0, 0.0))[0] == len(instances)
     return instances
 

@@ -30,6 +30,23 @@ def test_events_are_for_those_concerned(site: Site, acme: Instance, globex: Inst
     assert deposit_id not in initech.get("/v1/events").text
 
 
+def test_events_of_one_type(site: Site, acme: Instance, globex: Instance) -> None:
+    """The page holds that type alone, and its end lies past what was left out; a type that is none is refused."""
+    acme.send(globex)
+    notices.sequence_events(site.deps, None)
+    everything = globex.get("/v1/events?limit=500").json()
+    wanted = "keymailbox.deposit.available"
+    page = globex.get(f"/v1/events?limit=500&type={wanted}").json()
+    assert page["items"] == [one for one in everything["items"] if one["type"] == wanted]
+    assert page["items"]
+    assert page["next"] == everything["next"]
+    short = globex.get(f"/v1/events?limit=1&type={wanted}").json()
+    assert (len(short["items"]), short["next"]) == (1, short["items"][0]["position"])
+    none = globex.get("/v1/events?type=keymailbox.certificate.expiring").json()
+    assert none == {"items": [], "next": everything["next"]}
+    assert globex.get("/v1/events?type=keymailbox.nothing").status_code == 400
+
+
 def test_a_listener_waits_for_events(site: Site, acme: Instance, globex: Instance) -> None:
     """A long poll of the events is answered when there is one."""
     notices.sequence_events(site.deps, None)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url, text
 
 from pki.core.tenants import parse_address
+from pki.server import metrics
+from pki.server.services import doctor
+from pki.server.services.metrics import Figures, scrape
+from pki.server.store import schema
 from pki.server.store.engine import Store
 from tests.contracts.conftest import Databases
 from tests.kit.proxy import TcpProxy
@@ -48,14 +52,14 @@ def test_the_database_goes_and_comes_back(homes: Homes, cable: tuple[TcpProxy, s
             assert code(answer) == (503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0
         assert site.http.get("/livez").status_code == 200
-        assert "keymailbox_database_up 0.0" in site.http.get("/metrics").text
+        assert "keymailbox_database_up 0.0" in figures(site)
         proxy.restore()
         deadline = time.monotonic() + 10
         while site.http.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert {acme.deposit(body, "key-1").json()["id"] for _ in range(2)} == {deposit_id}
-        assert "keymailbox_database_up 1.0" in site.http.get("/metrics").text
+        assert "keymailbox_database_up 1.0" in figures(site)
         site.work()
         assert globex.get(globex.mailbox).json()["next"] == 1
 
@@ -106,10 +110,36 @@ def test_a_database_without_schema_is_not_ready(homes: Homes, databases: Databas
         answer = site.http.get("/readyz")
         assert code(answer) == (503, "unavailable")
         assert answer.json()["hint"] == "kmb-server migrate"
-        assert site.http.get("/metrics").status_code == 200
+        assert "keymailbox_database_up 0.0" in figures(site)
         site.deps.store.migrate()
         assert site.http.get("/readyz").json() == {"status": "ok"}
     databases.drop(url)
+
+
+def test_an_earlier_release_s_database_is_not_ready(homes: Homes, databases: Databases, dialect: str) -> None:
+    """After an update the server waits for `kmb-server migrate`; one that is older than its database works on."""
+    url = databases.empty(dialect)
+    engine = create_engine(url)
+    with engine.connect() as connection, connection.begin():
+        schema.upgrade(connection, "0001")
+    with Site(homes.new(), url) as site:
+        answer = site.http.get("/readyz")
+        assert code(answer) == (503, "unavailable")
+        assert answer.json()["hint"] == "kmb-server migrate"
+        *_, last = doctor.examine(site.deps)
+        assert (last.check, last.ok, last.hint) == ("database", False, "kmb-server migrate")
+        site.deps.store.migrate()
+        assert site.http.get("/readyz").json() == {"status": "ok"}
+        with engine.connect() as connection, connection.begin():
+            connection.execute(text("UPDATE alembic_version SET version_num = 'later'"))
+        assert site.http.get("/readyz").json() == {"status": "ok"}
+    engine.dispose()
+    databases.drop(url)
+
+
+def figures(site: Site) -> str:
+    """What Prometheus is told."""
+    return scrape(metrics.REGISTRY, Figures(site.deps)).decode()
 
 
 def test_figures(site: Site, acme: Instance) -> None:
@@ -117,11 +147,12 @@ def test_figures(site: Site, acme: Instance) -> None:
     acme.get("/v1/directory/acme/eu-west")
     site.http.get("/nowhere/acme")
     assert Instance(site, parse_address("acme/other")).enrol().status_code == 201
-    text = site.http.get("/metrics").text
+    text = figures(site)
     assert 'route="/v1/directory/{tenant}/{instance}"' in text
     assert 'route="unknown"' in text
     assert "eu-west" not in text
-    assert 'keymailbox_jobs_due{queue="issue"} 1.0' in text
-    assert 'keymailbox_jobs_oldest_seconds{queue="issue"}' in text
-    assert "keymailbox_events_waiting 0.0" not in text
+    assert 'keymailbox_queue_jobs_due{queue="issue"} 1.0' in text
+    assert 'keymailbox_queue_oldest_due_seconds{queue="issue"}' in text
+    assert "keymailbox_events_unsequenced 0.0" not in text
+    assert site.http.get("/metrics").status_code == 404
     assert site.http.get("/version").json()["api"] == "v1"

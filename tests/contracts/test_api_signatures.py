@@ -229,4 +229,4 @@ def test_every_answer_has_an_id(site: Site, enrolled: Instance) -> None:
     answers = [enrolled.get(PATH), send(site, "GET", PATH, {}), send(site, "GET", "/livez", {})]
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert len(ids) == 3
-    assert all(len(one) == 16 for one in ids)
+    assert all(len(one) == 32 for one in ids)

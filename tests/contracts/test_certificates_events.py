@@ -10,7 +10,7 @@ import jsonschema_rs
 
 from pki.core import kem
 from pki.core.tenants import parse_address
-from pki.server.services import certificates, notices, rotation
+from pki.server.services import certificates, notices, renewals, rotation
 from pki.server.store import events as event_store
 from pki.server.store.engine import Store
 from tests.kit.office import Kms, open_office
@@ -26,6 +26,7 @@ TOLD = {
     "certificate.retired",
     "certificate.rejected",
     "certificate.revoked",
+    "certificate.expiring",
     "certificate.expired",
     "crl.published",
 }
@@ -44,7 +45,9 @@ def test_each_event_keeps_its_schema_and_its_audience(store: Store, tmp_path: Pa
     certificates.submit_request(office.deps, kms.caller(office), kms.encryption_request(office, kem.generate()))
     office.clock.step(timedelta(hours=49))
     office.work()
-    office.clock.step(timedelta(days=366))
+    office.clock.step(timedelta(days=340))
+    renewals.remind(office.deps)
+    office.clock.step(timedelta(days=26))
     rotation.expire(office.deps)
     while notices.sequence_events(office.deps, None):
         continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,31 +13,47 @@ from sqlalchemy import func, select, update
 from pki.core import kem, x509
 from pki.core.certificates import CertificateState, RequestState
 from pki.core.errors import KeymailboxError, NotFoundError, UnavailableError
-from pki.core.ids import RequestId
+from pki.core.ids import RequestId, fingerprint
+from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import parse_address
-from pki.server.adapters.signers.file import FileSigner
-from pki.server.ports import RequestRecord
-from pki.server.services import certificates, issuing
+from pki.server.facts import RequestRecord
+from pki.server.ports import CaKeys, CaSigner
+from pki.server.services import certificates, est, issuing, status
+from pki.server.services.drafting import Draft
+from pki.server.services.est import Credentials
 from pki.server.store import certificates as certificate_store
+from pki.server.store import requests as request_store
 from pki.server.store import tables
 from pki.server.store.engine import Store
-from tests.kit.office import PASSPHRASE, Kms, Office, open_office
+from tests.kit.authority import new_signing_key
+from tests.kit.leaves import leaf_tbs
+from tests.kit.office import Kms, Office, open_office
+from tests.kit.plain import plain
 from tests.kit.threads import together
 
 ACME = parse_address("acme/eu-west")
 
 
-class AwaySigner(FileSigner):
-    """A key that cannot be reached for the first ``failures`` signatures."""
+@dataclass
+class AwaySigner:
+    """The office's key, which cannot be reached for the first ``failures`` signatures."""
 
-    failures = 1
+    signer: CaSigner
+    failures: int = 1
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def certificate_der(self) -> bytes:
+        """The issuing CA's certificate."""
+        return self.signer.certificate_der
 
     def sign(self, message: bytes, /) -> bytes:
         """Fail, or sign."""
-        if self.failures:
-            self.failures -= 1
+        with self.turn:
+            fails, self.failures = bool(self.failures), max(self.failures - 1, 0)
+        if fails:
             raise UnavailableError("The signer is away")
-        return super().sign(message)
+        return self.signer.sign(message)
 
 
 @pytest.fixture
@@ -73,14 +91,21 @@ def certificate_count(office: Office) -> int:
 def prepared(office: Office, request_id: RequestId) -> tuple[int, bytes] | None:
     """Return serial and bytes that were stored before signing."""
     with office.deps.store.read() as unit:
-        return certificate_store.prepared(unit, request_id)
+        [one] = request_store.held(unit, [request_id])
+        return None if one.serial is None or one.tbs is None else (one.serial, one.tbs)
+
+
+def draft(office: Office, request_id: RequestId, at: datetime | None = None) -> Draft:
+    """Return what is stored to be signed for a request that nothing speaks against."""
+    [ready], _ = issuing.prepare(office.deps, office.keys, [request_id], at or office.clock.now())
+    return ready
 
 
 def test_two_workers_on_one_request_issue_one_certificate(office: Office, kms: Kms) -> None:
     """Whoever is late finds the first one's certificate, and says so."""
     request_id = submit(office, kms)
     before = certificate_count(office)
-    answers = together(4, lambda _: issuing.issue(office.deps, office.signer, [request_id])[request_id])
+    answers = together(4, lambda _: issuing.issue(office.deps, office.keys, [request_id])[request_id])
     assert {issued(answer).fingerprint for answer in answers} == {issued(answers[0]).fingerprint}
     assert certificate_count(office) == before + 1
     assert office.told(about=request_id).count("certificate.issued") == 1
@@ -89,22 +114,19 @@ def test_two_workers_on_one_request_issue_one_certificate(office: Office, kms: K
 def test_of_two_signed_certificates_the_first_stays(office: Office, kms: Kms) -> None:
     """Both workers have prepared and signed: same serial, and only one of them enters the directory."""
     request_id, now = submit(office, kms), office.clock.now()
-    first = issuing.prepare(office.deps, office.signer, request_id, now)
-    second = issuing.prepare(office.deps, office.signer, request_id, now + timedelta(seconds=90))
-    assert isinstance(first, issuing.Prepared)
-    assert isinstance(second, issuing.Prepared)
+    first, second = draft(office, request_id), draft(office, request_id, now + timedelta(seconds=90))
     assert first.tbs == second.tbs
-    ders = [x509.assemble(item.tbs, office.signer.sign(item.tbs)) for item in (first, second)]
-    one = issuing.enter(office.deps, first, ders[0], now)
-    two = issuing.enter(office.deps, second, ders[1], now)
-    assert one.fingerprint == two.fingerprint
+    [one], [two] = (issuing.sign(office.deps, [item], now)[0] for item in (first, second))
+    assert one.der != two.der
+    entered = [issuing.enter(office.deps, [item], now)[request_id] for item in (one, two)]
+    assert issued(entered[0]).fingerprint == issued(entered[1]).fingerprint == fingerprint(one.der)
     assert certificate_count(office) == 2
 
 
 def test_a_crash_between_prepare_and_sign_uses_the_same_serial(office: Office, kms: Kms) -> None:
     """The serial is in the store before the CA signs, and is the one that is issued, hours later too."""
     request_id = submit(office, kms)
-    away = AwaySigner(office.deps.settings.home, PASSPHRASE)
+    away = CaKeys(AwaySigner(office.signer))
     result = issuing.issue(office.deps, away, [request_id])[request_id]
     assert isinstance(result, UnavailableError)
     stored = prepared(office, request_id)
@@ -124,15 +146,33 @@ def test_a_crash_between_prepare_and_sign_uses_the_same_serial(office: Office, k
 def test_one_failure_does_not_keep_the_others(office: Office, kms: Kms) -> None:
     """In a batch each request has its own answer."""
     first, second = submit(office, kms), submit(office, kms)
-    away = AwaySigner(office.deps.settings.home, PASSPHRASE)
+    away = CaKeys(AwaySigner(office.signer))
     unknown = RequestId("ab" * 32)
     odd = RequestId("\x00")
     results = issuing.issue(office.deps, away, [first, second, unknown, odd, second])
     assert list(results) == [first, second, unknown, odd]
-    assert isinstance(results[first], UnavailableError)
-    assert issued(results[second]).state is RequestState.ISSUED
+    # Signatures are made side by side: either may be the one that failed.
+    [failed], [good] = (
+        [one for one in (first, second) if isinstance(results[one], UnavailableError) is away_for]
+        for away_for in (True, False)
+    )
+    assert issued(results[good]).state is RequestState.ISSUED
+    assert prepared(office, failed) is not None
     assert isinstance(results[unknown], NotFoundError)
     assert isinstance(results[odd], NotFoundError)
+
+
+def test_a_key_that_is_away_is_not_asked_a_hundred_times(office: Office, kms: Kms) -> None:
+    """A batch gives up after a few failures, so that it ends within its lease; all of it waits and is issued later."""
+    ids = [submit(office, kms) for _ in range(40)]
+    away = AwaySigner(office.signer, 1000)
+    results = issuing.issue(office.deps, CaKeys(away), ids)
+    assert all(isinstance(result, UnavailableError) for result in results.values())
+    assert 1000 - away.failures <= 3 + 8
+    away.failures = 0
+    assert all(
+        issued(result).state is RequestState.ISSUED for result in issuing.issue(office.deps, CaKeys(away), ids).values()
+    )
 
 
 def test_issuing_again_changes_nothing(office: Office, kms: Kms) -> None:
@@ -140,7 +180,7 @@ def test_issuing_again_changes_nothing(office: Office, kms: Kms) -> None:
     request_id = submit(office, kms)
     first = issued(office.work()[request_id])
     told = office.told()
-    assert issuing.issue(office.deps, office.signer, [request_id])[request_id] == first
+    assert issuing.issue(office.deps, office.keys, [request_id])[request_id] == first
     assert office.told() == told
 
 
@@ -148,13 +188,12 @@ def test_what_was_prepared_is_signed_only_if_it_follows_from_the_request(office:
     """Somebody who can write to the database cannot have the CA sign what nobody asked for."""
     victim, foreign = submit(office, kms), submit(office, kms)
     now = office.clock.now()
-    for request_id in (victim, foreign):
-        issuing.prepare(office.deps, office.signer, request_id, now)
+    issuing.prepare(office.deps, office.keys, [victim, foreign], now)
     other = prepared(office, foreign)
     assert other is not None
     with office.deps.store.unit() as unit:
         unit.connection.execute(update(tables.requests).where(tables.requests.c.id == victim).values(tbs=other[1]))
-    record = issued(issuing.issue(office.deps, office.signer, [victim])[victim])
+    record = issued(issuing.issue(office.deps, office.keys, [victim])[victim])
     assert record.state is RequestState.REJECTED
     assert record.reason is not None
     assert record.reason.startswith("bad-certificate")
@@ -163,11 +202,10 @@ def test_what_was_prepared_is_signed_only_if_it_follows_from_the_request(office:
 def test_a_prepared_certificate_does_not_live_longer_than_ours_do(office: Office, kms: Kms) -> None:
     """Stored bytes with another end are not signed."""
     request_id = submit(office, kms)
-    ready = issuing.prepare(office.deps, office.signer, request_id, office.clock.now())
-    assert isinstance(ready, issuing.Prepared)
+    ready = draft(office, request_id)
     stored = prepared(office, request_id)
     assert stored is not None
-    longer = x509.tbs_certificate(
+    longer = leaf_tbs(
         serial=stored[0],
         issuer_der=office.signer.certificate_der,
         address=ACME,
@@ -178,7 +216,58 @@ def test_a_prepared_certificate_does_not_live_longer_than_ours_do(office: Office
     )
     with office.deps.store.unit() as unit:
         unit.connection.execute(update(tables.requests).where(tables.requests.c.id == request_id).values(tbs=longer))
-    assert issued(issuing.issue(office.deps, office.signer, [request_id])[request_id]).state is RequestState.REJECTED
+    assert issued(issuing.issue(office.deps, office.keys, [request_id])[request_id]).state is RequestState.REJECTED
+
+
+def test_a_serial_is_not_stored_for_a_second_certificate(office: Office, kms: Kms) -> None:
+    """Who writes another's serial beside a request, and moves that one's row away, has nothing signed by it."""
+    victim, private, mallory = office.publish(kms), kem.generate(), Kms(parse_address("globex/main"))
+    office.settle(mallory)
+    der = mallory.encryption_request(office, private)
+    request_id = certificates.submit_request(office.deps, mallory.caller(office), der).id
+    ready = draft(office, request_id)
+    again = leaf_tbs(
+        serial=victim.serial,
+        issuer_der=office.signer.certificate_der,
+        address=mallory.address,
+        spki=ready.request.spki,
+        not_before=ready.parsed.not_before,
+        not_after=ready.parsed.not_after,
+        kind=ready.request.kind,
+    )
+    serial = f"{victim.serial:040x}"
+    with office.deps.store.unit() as unit:
+        for table in (tables.requests, tables.certificates):
+            mine = table.c.fingerprint == victim.fingerprint
+            unit.connection.execute(update(table).where(mine).values(serial="ab"))
+        chosen = update(tables.requests).where(tables.requests.c.id == request_id)
+        unit.connection.execute(chosen.values(tbs=again, serial=serial))
+    assert issued(issuing.issue(office.deps, office.keys, [request_id])[request_id]).state is RequestState.REJECTED
+    status.publish(office.deps, office.keys)
+    with office.deps.store.read() as unit:
+        listed = status.listed(office.deps, unit, office.deps.chain.issuing)
+    assert listed is not None
+    assert listed.revoked == {}
+
+
+@pytest.mark.parametrize("begins", [timedelta(days=1), timedelta(days=3000), timedelta(days=3580)])
+def test_a_prepared_certificate_begins_now(office: Office, begins: timedelta) -> None:
+    """Stored bytes for years to come are not signed, not even where the request says no time; nor beyond the CA's."""
+    key = new_signing_key(SignatureAlgorithm.ED25519)
+    request_id = est.enroll(office.deps, Credentials(*office.invite("acme")), plain(ACME, key)).id
+    ready = draft(office, request_id)
+    later = leaf_tbs(
+        serial=ready.serial,
+        issuer_der=office.signer.certificate_der,
+        address=ACME,
+        spki=ready.request.spki,
+        not_before=ready.parsed.not_before + begins,
+        not_after=ready.parsed.not_after + begins,
+        kind=ready.request.kind,
+    )
+    with office.deps.store.unit() as unit:
+        unit.connection.execute(update(tables.requests).where(tables.requests.c.id == request_id).values(tbs=later))
+    assert issued(issuing.issue(office.deps, office.keys, [request_id])[request_id]).state is RequestState.REJECTED
 
 
 def test_a_request_that_waited_too_long_is_rejected(office: Office, kms: Kms) -> None:
@@ -200,7 +289,7 @@ def test_a_stored_request_is_verified_again(office: Office, kms: Kms) -> None:
     request_id = submit(office, kms)
     with office.deps.store.unit() as unit:
         unit.connection.execute(update(tables.requests).where(tables.requests.c.id == request_id).values(der=forged))
-    record = issued(issuing.issue(office.deps, office.signer, [request_id])[request_id])
+    record = issued(issuing.issue(office.deps, office.keys, [request_id])[request_id])
     assert record.state is RequestState.REJECTED
     assert record.reason is not None
     assert record.reason.startswith("bad-signature")
@@ -213,9 +302,9 @@ def test_two_identity_requests_at_once_leave_one_active(office: Office, kms: Kms
         office.clock.step(timedelta(seconds=1))
         der = kms.identity_request(office.clock.now())
         ids.append(certificates.submit_request(office.deps, kms.caller(office), der).id)
-    together(4, lambda number: issuing.issue(office.deps, office.signer, [ids[number]]))
+    together(4, lambda number: issuing.issue(office.deps, office.keys, [ids[number]]))
     for _ in range(4):
-        issuing.issue(office.deps, office.signer, ids)
+        issuing.issue(office.deps, office.keys, ids)
     with office.deps.store.read() as unit:
         states = [record.state for record in certificate_store.history(unit, ACME)]
     assert states.count(CertificateState.ACTIVE) == 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from pki.core import crl, kem
 from pki.core.certificates import CertificateState
@@ -25,11 +29,13 @@ from pki.core.errors import (
 )
 from pki.core.ids import DepositId, Fingerprint
 from pki.core.tenants import parse_address
-from pki.server.services import certificates, rotation
+from pki.server.services import certificates, rotation, status
+from pki.server.services.deposits import Incoming, accept
 from pki.server.store import deposits as deposit_store
 from pki.server.store.engine import Store
-from tests.kit import facts
+from tests.kit import facts, mail
 from tests.kit.office import Kms, Office, open_office
+from tests.kit.processes import wait_until
 from tests.kit.threads import together
 
 ACME = parse_address("acme/eu-west")
@@ -52,14 +58,14 @@ def kms(office: Office) -> Kms:
 
 def newest(office: Office) -> Crl:
     """Return the newest list, verified."""
-    record = certificates.latest_crl(office.deps)
+    record = status.latest_crl(office.deps)
     assert record is not None
     return crl.verify_crl(record.der, issuing_der=office.deps.chain.issuing, now=office.clock.now())
 
 
-def arrive(office: Office, ski: str, *, collected: bool = False) -> DepositId:
+def arrive(office: Office, ski: str, *, collected: bool = False, deposit_id: str | None = None) -> DepositId:
     """Put an available deposit for a key into acme's mailbox."""
-    item = facts.deposit(GLOBEX, ACME, recipient_ski=ski)
+    item = facts.deposit(GLOBEX, ACME, recipient_ski=ski, id=DepositId(deposit_id or secrets.token_hex(16)))
     with office.deps.store.unit() as unit:
         deposit_store.insert(unit, [item])
         deposit_store.assign_sequences(unit, [item.id])
@@ -219,7 +225,7 @@ def test_lists_grow_in_number_and_outlast_their_certificates(office: Office, kms
     """A certificate stays on the lists until its time is over, and a list that nobody renews becomes stale."""
     record = office.publish(kms)
     certificates.revoke(office.deps, kms.caller(office), kms.revocation(office, record.fingerprint))
-    numbers = together(4, lambda _: certificates.publish_crl(office.deps, office.signer).number)
+    numbers = together(4, lambda _: status.publish(office.deps, office.keys).number)
     assert len(set(numbers)) == 4
     assert newest(office).number == max(numbers)
     assert record.serial in newest(office).revoked
@@ -227,7 +233,7 @@ def test_lists_grow_in_number_and_outlast_their_certificates(office: Office, kms
     with pytest.raises(StaleError):
         newest(office)
     office.clock.step(timedelta(days=366))
-    certificates.publish_crl(office.deps, office.signer)
+    status.publish(office.deps, office.keys)
     assert record.serial not in newest(office).revoked
 
 
@@ -238,3 +244,61 @@ def test_an_expired_certificate_is_not_revoked(office: Office, kms: Kms) -> None
     rotation.expire(office.deps)
     with pytest.raises(IllegalMoveError):
         certificates.revoke(office.deps, kms.caller(office), kms.revocation(office, record.fingerprint))
+
+
+def _revoke_the_identity(office: Office, kms: Kms, skis: list[str]) -> Callable[[], object]:
+    """All keys of an instance go at once."""
+    der = kms.revocation(office, certificates.lookup(office.deps, ACME).identity.fingerprint)
+    caller = kms.caller(office)
+    return lambda: certificates.revoke(office.deps, caller, der)
+
+
+def _publish_the_list(office: Office, kms: Kms, skis: list[str]) -> Callable[[], object]:
+    """Two keys were revoked before; mail for them slipped through."""
+    for record in certificates.history(office.deps, ACME):
+        if record.ski in skis:
+            certificates.revoke(office.deps, kms.caller(office), kms.revocation(office, record.fingerprint))
+    return lambda: status.publish(office.deps, office.keys)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("way", [_revoke_the_identity, _publish_the_list])
+def test_what_is_held_back_and_superseded_at_once_waits_in_one_line(
+    office: Office, kms: Kms, way: Callable[[Office, Kms, list[str]], Callable[[], object]], turned: bool
+) -> None:
+    """Deposits for several keys are held in order of their ids, whichever key is which: nobody waits in a circle.
+
+    On SQLite there is one writer at a time.
+    """
+    skis = [office.publish(kms).ski]
+    office.clock.step(timedelta(seconds=1))
+    skis = sorted([*skis, office.publish(kms).ski], reverse=turned)
+    hold_back = way(office, kms, skis)
+    first, second = (arrive(office, ski, deposit_id=f"{place}" * 32) for place, ski in enumerate(skis, start=1))
+    sender = mail.Office.caller(mail.GLOBEX)
+    items = [
+        Incoming(mail.compose(mail.GLOBEX, mail.ACME, key_version=1), secrets.token_hex(8), old)
+        for old in (first, second)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        with office.deps.store.unit() as unit:
+            deposit_store.many(unit, [first], lock=True)
+            accepted = pool.submit(accept, office.deps, sender, items)
+            wait_until(lambda: _waiting(office) == 1)
+            held_back = pool.submit(hold_back)
+            wait_until(lambda: _waiting(office) == 2)
+        assert mail.codes(accepted.result()) == ["ok", "ok"]
+        held_back.result()
+    assert {state(office, one) for one in (first, second)} == {DepositState.QUARANTINED}
+
+
+def _waiting(office: Office) -> int:
+    """Return how many wait for a lock."""
+    with office.deps.store.read() as unit:
+        found = unit.connection.execute(
+            text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+        return int(found.scalar_one())

@@ -18,10 +18,19 @@ from pki.core.crl import Reason, Revoked
 from pki.core.errors import AlgorithmError, SealError, SettingsError
 from pki.core.sealing import unseal
 from pki.core.signatures import SignatureAlgorithm
-from pki.server.adapters.signers.file import FileSigner, create_ca
+from pki.server.adapters.signers.file import FileKeys
+from pki.server.adapters.signers.held import HeldKey, hold
+from pki.server.adapters.signers.home import create_ca
+from pki.server.hierarchy import read_chain
 from tests.kit.authority import NOW, acme
+from tests.kit.leaves import leaf_tbs
 from tests.kit.office import PASSPHRASE
 from tests.kit.threads import together
+
+
+def signer_of(home: Path, passphrase: bytes = PASSPHRASE) -> HeldKey:
+    """Return the current issuing CA of a home."""
+    return hold(FileKeys(home, passphrase), read_chain(home).issuing)
 
 
 def test_the_ca_signs_under_its_root(tmp_path: Path) -> None:
@@ -32,14 +41,15 @@ def test_the_ca_signs_under_its_root(tmp_path: Path) -> None:
     issuing.verify_directly_issued_by(root)
     lengths = [c.extensions.get_extension_for_class(BasicConstraints).value.path_length for c in (root, issuing)]
     assert lengths == [1, 0]
-    signer = FileSigner(tmp_path, PASSPHRASE)
-    assert (signer.root_der, signer.certificate_der) == (chain.root, chain.issuing)
+    signer = signer_of(tmp_path)
+    assert (signer.certificate_der, read_chain(tmp_path)) == (chain.issuing, chain)
     key = issuing.public_key()
     assert isinstance(key, MLDSA65PublicKey)
     key.verify(signer.sign(b"message"), b"message")
     revoked = Revoked(NOW, Reason.KEY_COMPROMISE)
-    der = signer.sign_crl(3, NOW, NOW + timedelta(days=1), [(42, revoked)])
-    assert crl.verify_crl(der, issuing_der=chain.issuing, now=NOW).revoked == {42: revoked}
+    assert crl.verify_crl(_list(signer, 3, [(42, revoked)]), issuing_der=chain.issuing, now=NOW).revoked == {
+        42: revoked
+    }
 
 
 def test_a_root_of_slh_dsa(tmp_path: Path) -> None:
@@ -50,33 +60,31 @@ def test_a_root_of_slh_dsa(tmp_path: Path) -> None:
     assert key.algorithm is SignatureAlgorithm.SLH_DSA_SHA2_128S
     for one in (root, issuing):
         slh_dsa_sha2_128s.verify(key.raw, one.tbs_certificate_bytes, one.signature)
-    sealed = (tmp_path / "ca" / "private" / "root.key.sealed").read_bytes()
+    sealed = (tmp_path / "root" / "root.key.sealed").read_bytes()
     secret = unseal(sealed, PASSPHRASE, purpose="keymailbox CA root key, SLH-DSA-SHA2-128s")
     assert secret[32:] == key.raw
     assert secret[:32] not in sealed
-    signer = FileSigner(tmp_path, PASSPHRASE)
+    signer = signer_of(tmp_path)
     for number, kind in enumerate(CertificateKind):
-        spki = acme().spki if kind is CertificateKind.IDENTITY else acme().kem_spki
-        tbs = x509.tbs_certificate(
+        listed, request, key = acme().listed(kind)
+        tbs = leaf_tbs(
             serial=number + 7,
             issuer_der=signer.certificate_der,
             address=acme().address,
-            spki=spki,
+            spki=x509.parse_certificate(listed).spki,
             not_before=NOW,
             not_after=NOW + timedelta(days=30),
             kind=kind,
         )
         check_listed(
             x509.assemble(tbs, signer.sign(tbs)),
-            acme().identity_request if kind is CertificateKind.IDENTITY else acme().encryption_request,
+            request,
             address=acme().address,
             kind=kind,
-            identity_key=acme().key.public,
+            identity_key=key,
             issuing_der=chain.issuing,
             root_der=chain.root,
-            crl=crl.verify_crl(
-                signer.sign_crl(1, NOW, NOW + timedelta(days=1), []), issuing_der=chain.issuing, now=NOW
-            ),
+            crl=crl.verify_crl(_list(signer, 1, []), issuing_der=chain.issuing, now=NOW),
             now=NOW,
         )
 
@@ -94,46 +102,62 @@ def test_it_is_made_once(tmp_path: Path) -> None:
     chains = together(4, lambda number: create_ca(tmp_path, f"secret {number}".encode(), NOW))
     assert len(set(chains)) == 1
     assert create_ca(tmp_path, b"another", NOW + timedelta(days=1)) == chains[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["ca"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ca", "root"]
 
 
 def test_keys_lie_sealed_for_their_owner_only(tmp_path: Path) -> None:
     """Neither seed nor PKCS #8 of a key is on disk, and no other user of the machine reads the sealed ones."""
     create_ca(tmp_path, PASSPHRASE, NOW)
-    signer = FileSigner(tmp_path, PASSPHRASE)
-    seed = signer._key.private_bytes_raw()
+    private = tmp_path / "ca" / "private"
+    (sealed,) = private.iterdir()
+    seed = unseal(sealed.read_bytes(), PASSPHRASE, purpose="keymailbox CA issuing key")
+    root = tmp_path / "root" / "root.key.sealed"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert len(files) == 7
     for path in files:
         assert seed not in path.read_bytes()
         assert seed.hex().encode() not in path.read_bytes()
-    private = tmp_path / "ca" / "private"
-    assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in private.iterdir()} == {0o600}
-    assert repr(signer) == "FileSigner(…)"
+    for secret in (sealed, root):
+        assert stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert repr(signer_of(tmp_path)) == "HeldKey()"
+    assert PASSPHRASE.decode() not in repr(FileKeys(tmp_path, PASSPHRASE))
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     """No CA, an empty or a wrong passphrase, an altered file, the root's key in the issuing key's place."""
     with pytest.raises(SettingsError):
-        FileSigner(tmp_path, PASSPHRASE)
+        signer_of(tmp_path)
     with pytest.raises(SettingsError):
         create_ca(tmp_path, b"", NOW)
     assert not (tmp_path / "ca").exists()
     create_ca(tmp_path, PASSPHRASE, NOW)
     with pytest.raises(SealError):
-        FileSigner(tmp_path, b"wrong")
-    keys = tmp_path / "ca" / "private"
-    sealed = (keys / "issuing.key.sealed").read_bytes()
-    (keys / "issuing.key.sealed").write_bytes((keys / "root.key.sealed").read_bytes())
+        signer_of(tmp_path, b"wrong")
+    (key,) = (tmp_path / "ca" / "private").iterdir()
+    sealed = key.read_bytes()
+    key.write_bytes((tmp_path / "root" / "root.key.sealed").read_bytes())
     with pytest.raises(SealError):
-        FileSigner(tmp_path, PASSPHRASE)
-    (keys / "issuing.key.sealed").write_bytes(sealed.replace(b'"n": 32768', b'"n": 16384'))
+        signer_of(tmp_path)
+    key.write_bytes(sealed.replace(b'"n": 32768', b'"n": 16384'))
     with pytest.raises(SealError):
-        FileSigner(tmp_path, PASSPHRASE)
-    (keys / "issuing.key.sealed").write_bytes(sealed)
+        signer_of(tmp_path)
     other = tmp_path / "other"
     create_ca(other, PASSPHRASE, NOW)
-    (tmp_path / "ca" / "issuing.der").write_bytes((other / "ca" / "issuing.der").read_bytes())
+    (theirs,) = (other / "ca" / "private").iterdir()
+    key.write_bytes(theirs.read_bytes())
     with pytest.raises(SettingsError):
-        FileSigner(tmp_path, PASSPHRASE)
+        signer_of(tmp_path)
+    key.unlink()
+    with pytest.raises(SettingsError):
+        signer_of(tmp_path)
+    key.write_bytes(sealed)
+    (tmp_path / "ca" / "issuers.pem").write_bytes((other / "ca" / "issuers.pem").read_bytes())
+    with pytest.raises(SettingsError):
+        signer_of(tmp_path)
+
+
+def _list(signer: HeldKey, number: int, revoked: list[tuple[int, Revoked]]) -> bytes:
+    issuing, until = signer.certificate_der, NOW + timedelta(days=1)
+    tbs = crl.crl_tbs(issuing, number=number, this_update=NOW, next_update=until, revoked=revoked)
+    return crl.assemble(tbs, signer.sign(tbs), issuing)

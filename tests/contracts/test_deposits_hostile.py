@@ -15,7 +15,7 @@ from pki.core.deposits import DepositState, decode_context
 from pki.core.errors import KeymailboxError, ProfileError, UsageError
 from pki.core.x509 import CertificateKind, parse_certificate
 from pki.server.services import certificates, mailbox, rotation, validation
-from pki.server.services.deposits import Accepted, Incoming, accept_all, validate
+from pki.server.services.deposits import Accepted, Incoming, validate
 from pki.server.store.engine import Store
 from tests.kit.authority import NOW, Party
 from tests.kit.mail import ACME, GLOBEX, INITECH, Office, answer, compose
@@ -61,7 +61,7 @@ def test_one_bad_deposit_fails_alone(office: Office) -> None:
     """Whatever reading one item raises, those that came with it are accepted."""
     good = Incoming(compose(GLOBEX, ACME), secrets.token_hex(8))
     bad = Incoming(b"\x30\x03\x02\x01", secrets.token_hex(8))
-    answers = accept_all(office.deps, [(office.caller(GLOBEX), good), (office.caller(INITECH), bad)])
+    answers = office.accept_together((GLOBEX, good), (INITECH, bad))
     assert isinstance(answers[0], Accepted)
     assert isinstance(answers[1], KeymailboxError)
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from pki.core.errors import ForbiddenError, UnavailableError
-from pki.server.ports import Job
+from pki.server.facts import Job
 from pki.server.services import jobs
 from pki.server.services.deps import Deps
 from pki.server.store import outbox
 from pki.server.store.engine import Store
 from tests.kit.mail import Office
+from tests.kit.statements import counted
 from tests.kit.threads import together
 
 
@@ -149,6 +150,41 @@ def test_a_job_that_takes_its_worker_down_is_given_up(office: Office) -> None:
     assert list(dead(office)) == ["poison"]
 
 
+def test_one_that_takes_its_worker_down_takes_no_other_with_it(office: Office) -> None:
+    """Jobs whose claims ran out are done one at a time: the innocent are finished, and only the killer is given up."""
+    add(office, "a", "killer", *"bcdefgh")
+    work = Work()
+
+    def dies(deps: Deps, batch: Sequence[Job]) -> Mapping[int, Exception | None]:
+        if any(job.subject == "killer" for job in batch):
+            raise KeyboardInterrupt
+        return work(deps, batch)
+
+    for _ in range(100):
+        try:
+            jobs.run(office.deps, "validate", {"work": dies})
+        except KeyboardInterrupt:
+            # As a worker that is killed: nobody concludes.
+            office.clock.go_on(minutes=2)
+    assert sorted(work.seen) == list("abcdefgh")
+    assert list(dead(office)) == ["killer"]
+
+
+def test_what_a_handler_has_struck_off_is_left_alone(office: Office) -> None:
+    """Its jobs are gone with its own commit, and no other is made for them."""
+    add(office, "a", "b")
+
+    def strikes(deps: Deps, batch: Sequence[Job]) -> Mapping[int, jobs.Outcome]:
+        with deps.store.unit() as unit:
+            outbox.finish(unit, [job.id for job in batch])
+        return {job.id: jobs.FINISHED for job in batch}
+
+    with counted(office.store) as told:
+        assert jobs.run(office.deps, "validate", {"work": strikes}) == 2
+    assert told.commits == 2
+    assert not office.jobs("validate")
+
+
 def test_workers_at_once_do_each_job_once(office: Office) -> None:
     """No job is seen twice, none is left."""
     add(office, *(str(number) for number in range(60)))
@@ -162,3 +198,38 @@ def test_workers_at_once_do_each_job_once(office: Office) -> None:
 
     assert sum(together(6, drain)) == 60
     assert sorted(work.seen, key=int) == [str(number) for number in range(60)]
+
+
+def test_who_comes_too_late_leaves_the_job_to_who_has_it(office: Office) -> None:
+    """A worker whose claim another has by now neither gives its jobs back, nor retries them, nor gives them up."""
+    add(office, "a", "b")
+    late = jobs.claim(office.deps, "validate", 10).mine
+    office.clock.go_on(seconds=9)
+    own = jobs.claim(office.deps, "validate", 10).mine
+    jobs.work(office.deps, "validate", {}, late, stopping=lambda: True)
+    jobs.work(office.deps, "validate", {"work": Work(a=UnavailableError("away"), b=ForbiddenError())}, late)
+    assert not jobs.claim(office.deps, "validate", 10).mine
+    assert not dead(office)
+    work = Work()
+    jobs.work(office.deps, "validate", {"work": work}, own)
+    assert work.seen == ["a", "b"]
+    assert not office.jobs("validate")
+
+
+def test_what_was_not_begun_is_given_back(office: Office) -> None:
+    """Who is told to stop ends the kind of job that it is at; the others are due at once, as before."""
+    add(office, "a", "b")
+    add(office, "c", "d", kind="other")
+    stop: list[bool] = []
+    work, other = Work(), Work()
+
+    def last(deps: Deps, batch: Sequence[Job]) -> Mapping[int, Exception | None]:
+        stop.append(True)
+        return work(deps, batch)
+
+    assert jobs.run(office.deps, "validate", {"work": last, "other": other}, stopping=lambda: bool(stop)) == 4
+    assert (work.seen, other.seen) == (["a", "b"], [])
+    stop.clear()
+    with office.store.unit() as unit:
+        claimed = outbox.claim(unit, "validate", 10, now=office.clock.now(), lease=timedelta(minutes=1))
+        assert [(job.subject, job.attempts) for job in claimed] == [("c", 1), ("d", 1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jsonschema_rs
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from pki.core.deposits import DepositState
 from pki.core.errors import UnavailableError, UsageError, VerificationError
@@ -18,14 +18,16 @@ from pki.core.events import Event, EventType
 from pki.core.ids import EventId
 from pki.core.receipts import RefusalReason
 from pki.server.adapters.broker import structured
-from pki.server.ports import SequencedEvent
+from pki.server.facts import SequencedEvent
 from pki.server.services import events as told
-from pki.server.services import mailbox, notices, rotation
-from pki.server.services.deposits import Accepted, validate, withdraw
+from pki.server.services import mailbox, notices, rotation, trail
+from pki.server.services.deposits import Accepted, Incoming, accept, validate, withdraw
 from pki.server.store import deposits as deposit_store
 from pki.server.store import events as event_store
+from pki.server.store import tables
 from pki.server.store.engine import Store
-from tests.kit.mail import ACME, GLOBEX, INITECH, Office, answer
+from tests.kit.mail import ACME, GLOBEX, INITECH, Office, answer, compose
+from tests.kit.processes import wait_until
 from tests.kit.threads import together
 
 SCHEMAS = Path(__file__).parents[2] / "schemas" / "events"
@@ -71,6 +73,8 @@ def play(office: Office) -> None:
     assert isinstance(successor, Accepted)
     validate(office.deps, [successor.id])
     office.send_available(GLOBEX, INITECH)
+    accept(office.deps, office.caller(GLOBEX), [Incoming(compose(GLOBEX, ACME), "late", None, office.clock.now())])
+    rotation.expire(office.deps)
     office.clock.go_on(days=31)
     rotation.expire(office.deps)
 
@@ -131,12 +135,12 @@ def test_events_are_numbered_in_order_and_chained(office: Office) -> None:
     found = all_events(office)
     assert [item.event.id for item in found] == written
     assert [item.position for item in found] == list(range(1, len(written) + 1))
-    assert notices.verify_chain(office.deps) == len(written)
+    assert trail.verify_all(office.deps) == len(written)
 
 
 def test_an_empty_chain_verifies(office: Office) -> None:
     """Nothing happened, nothing is wrong."""
-    assert notices.verify_chain(office.deps) == 0
+    assert trail.verify_all(office.deps) == 0
 
 
 @pytest.mark.parametrize(
@@ -158,14 +162,14 @@ def test_an_edited_event_is_found(office: Office, statement: str) -> None:
     with office.store.unit() as unit:
         unit.connection.execute(text(statement.replace(":", "\\:")))
     with pytest.raises(VerificationError, match="position 2"):
-        notices.verify_chain(office.deps)
+        trail.verify_all(office.deps)
 
 
 def test_sequencers_at_once_number_each_event_once(office: Office) -> None:
     """Six of them leave one chain."""
     office.send_available(GLOBEX, ACME, 20)
     counts = together(6, lambda _: notices.sequence_events(office.deps, None))
-    assert sum(counts) == notices.verify_chain(office.deps) == 40
+    assert sum(counts) == trail.verify_all(office.deps) == 40
 
 
 def test_publishing_goes_on_where_it_was(office: Office) -> None:
@@ -175,7 +179,7 @@ def test_publishing_goes_on_where_it_was(office: Office) -> None:
     exchange.away = True
     with pytest.raises(UnavailableError):
         notices.sequence_events(office.deps, exchange)
-    assert notices.verify_chain(office.deps) == 6
+    assert trail.verify_all(office.deps) == 6
     exchange.away = False
     assert notices.sequence_events(office.deps, exchange) == 0
     assert [event["sequence"] for event in exchange.heard] == ["1", "2", "3", *"123456"]
@@ -193,6 +197,30 @@ def test_publishers_at_once_forget_nothing(office: Office) -> None:
 
     together(6, work)
     assert [event["sequence"] for event in exchange.heard] == [str(number) for number in range(1, 13)]
+
+
+def test_a_publisher_that_takes_long_keeps_its_turn(office: Office) -> None:
+    """Its lease is renewed while it publishes, however long that takes: nobody publishes beside it."""
+    office.send_available(GLOBEX, ACME)
+    other = Exchange()
+
+    class Slow(Exchange):
+        def publish(self, events: Sequence[Mapping[str, object]]) -> None:
+            """Take longer than the lease lasts, which is renewed on the way."""
+            for _ in range(2):
+                office.clock.go_on(seconds=7)
+                wait_until(held)
+                notices.sequence_events(office.deps, other)
+            super().publish(events)
+
+    def held() -> bool:
+        with office.store.read() as unit:
+            until = unit.connection.execute(select(tables.leases.c.until)).scalar_one()
+        return bool(until > office.clock.now() + timedelta(seconds=7))
+
+    exchange = Slow()
+    notices.sequence_events(office.deps, exchange)
+    assert (len(exchange.heard), other.heard) == (2, [])
 
 
 def test_a_publisher_that_vanished_is_succeeded(office: Office) -> None:
@@ -235,4 +263,4 @@ def test_more_than_a_batch_is_numbered_and_published(office: Office) -> None:
     exchange = Exchange()
     assert notices.sequence_events(office.deps, exchange) == 1300
     assert [event["subject"] for event in exchange.heard] == [str(number) for number in range(1, 1301)]
-    assert notices.verify_chain(office.deps) == 1300
+    assert trail.verify_all(office.deps) == 1300

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,65 @@ def test_a_broken_answer_is_no_answer(answer: bytes) -> None:
     """Whatever comes back, the error is ours and says nothing of the inside."""
     with sink(answer) as server, pytest.raises(UnavailableError):
         WebhookNotifier(allow_private=True, timeout=3).post(f"http://127.0.0.1:{server.port}/", {}, b"")
+
+
+@contextmanager
+def keeping(posts_a_connection: int = 100) -> Iterator[Sink]:
+    """Listen on loopback, and take several posts over a connection."""
+
+    def talk(connection: socket.socket) -> None:
+        for _ in range(posts_a_connection):
+            made[0].read(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+    made: list[Sink] = []
+    with sink(talk=talk) as server:
+        made.append(server)
+        yield server
+
+
+def test_a_connection_is_used_again() -> None:
+    """For the same host at the same address; another name for it has its own."""
+    notifier = WebhookNotifier(allow_private=True)
+    with keeping() as server:
+        for _ in range(3):
+            assert notifier.post(f"http://127.0.0.1:{server.port}/a", {"webhook-id": "7"}, b"x") == 200
+        assert server.connections == 1
+        assert len(server.heard) == 3
+    notifier.close()
+
+
+def test_a_name_has_a_connection_of_its_own() -> None:
+    """What was agreed with one host is not used for another one that lies at the same address."""
+    notifier = WebhookNotifier(allow_private=True)
+    with sink(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as server:
+        for host in ("localhost", "127.0.0.1"):
+            assert notifier.post(f"http://{host}:{server.port}/", {}, b"") == 200
+        assert server.connections == 2
+        assert b"host: 127.0.0.1" in server.heard[1].lower()
+    notifier.close()
+
+
+def test_a_connection_that_was_ended_meanwhile_is_no_failure() -> None:
+    """The receiver closes after each answer without saying so: the post is sent over a new one."""
+    notifier = WebhookNotifier(allow_private=True)
+    with keeping(posts_a_connection=1) as server:
+        for _ in range(5):
+            assert notifier.post(f"http://127.0.0.1:{server.port}/", {}, b"x") == 200
+        assert len(server.heard) == 5
+    notifier.close()
+
+
+def test_kept_connections_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receivers that were told longest ago go first."""
+    monkeypatch.setattr("pki.server.adapters.notifiers.webhook._KEPT", 2)
+    notifier = WebhookNotifier(allow_private=True)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(sink(b"HTTP/1.1 204 No Content\r\n\r\n")) for _ in range(4)]
+        for server in servers:
+            assert notifier.post(f"http://127.0.0.1:{server.port}/", {}, b"") == 204
+        assert [place[3] for place in notifier._wires._kept] == [server.port for server in servers[2:]]
+    notifier.close()
 
 
 def test_nobody_there_is_no_answer() -> None:

@@ -14,12 +14,13 @@ import standardwebhooks
 
 from pki.core.errors import ForbiddenError, KeymailboxError, NotFoundError, UnavailableError, UsageError
 from pki.core.events import EventType
-from pki.server.ports import Delivery, Webhook
-from pki.server.services import jobs, notices
+from pki.server.facts import Delivery, Webhook
+from pki.server.services import jobs, notices, webhooks
 from pki.server.store import events as event_store
 from pki.server.store import outbox
 from pki.server.store.engine import Store
 from tests.kit.mail import ACME, GLOBEX, INITECH, Office
+from tests.kit.threads import together
 
 SCHEMAS = Path(__file__).parents[2] / "schemas" / "events"
 URL = "https://hooks.acme.example/in?token=t0ken"
@@ -54,10 +55,11 @@ def work(office: Office, receiver: Receiver) -> int:
 
     def handle(deps: object, batch: object) -> Mapping[int, Exception | None]:
         assert isinstance(batch, list)
-        results = notices.deliver(office.deps, receiver, [job.subject for job in batch])
-        return {job.id: results[job.subject] for job in batch}
+        again = [job.subject for job in batch if job.error]
+        webhooks.deliver(office.deps, receiver, [job.subject for job in batch], again=again)
+        return {job.id: None for job in batch}
 
-    return jobs.run(office.deps, notices.QUEUE, {notices.JOB: handle})
+    return jobs.run(office.deps, webhooks.QUEUE, {webhooks.JOB: handle})
 
 
 def deliveries(office: Office) -> list[Delivery]:
@@ -75,7 +77,7 @@ def dead(office: Office) -> list[str]:
 
 def test_a_post_is_a_signed_cloudevent(office: Office) -> None:
     """The receiver verifies it with the published library and the secret that it was told once."""
-    hook = notices.register(office.deps, office.caller(ACME), URL)
+    hook = webhooks.register(office.deps, office.caller(ACME), URL)
     (found,) = office.send_available(GLOBEX, ACME)
     receiver = Receiver()
     assert work(office, receiver) == 1
@@ -92,21 +94,21 @@ def test_a_post_is_a_signed_cloudevent(office: Office) -> None:
 
 def test_what_was_delivered_is_not_posted_again(office: Office) -> None:
     """A second delivery of the job does nothing."""
-    notices.register(office.deps, office.caller(ACME), URL)
+    webhooks.register(office.deps, office.caller(ACME), URL)
     office.send_available(GLOBEX, ACME)
     receiver = Receiver()
     work(office, receiver)
     ids = [one.id for one in deliveries(office)]
-    assert notices.deliver(office.deps, receiver, [*ids, "ab" * 16]) == {ids[0]: None, "ab" * 16: None}
+    webhooks.deliver(office.deps, receiver, [*ids, "ab" * 16])
     assert len(receiver.posts) == 1
 
 
 def test_a_webhook_hears_its_owners_events_of_its_types(office: Office) -> None:
     """Neither others' events, nor types that it did not ask for."""
     caller = office.caller(GLOBEX)
-    notices.register(office.deps, caller, "https://all.example/")
-    notices.register(office.deps, caller, "https://one.example/", ["keymailbox.deposit.available"])
-    notices.register(office.deps, office.caller(INITECH), "https://other.example/")
+    webhooks.register(office.deps, caller, "https://all.example/")
+    webhooks.register(office.deps, caller, "https://one.example/", ["keymailbox.deposit.available"])
+    webhooks.register(office.deps, office.caller(INITECH), "https://other.example/")
     office.send_available(GLOBEX, ACME)
     receiver = Receiver()
     work(office, receiver)
@@ -115,7 +117,7 @@ def test_a_webhook_hears_its_owners_events_of_its_types(office: Office) -> None:
 
 def test_a_receiver_that_is_away_is_tried_again(office: Office) -> None:
     """With the same id and a fresh signature, until it takes it."""
-    notices.register(office.deps, office.caller(ACME), URL)
+    webhooks.register(office.deps, office.caller(ACME), URL)
     office.send_available(GLOBEX, ACME)
     receiver = Receiver(500)
     for answer in (500, 302, UnavailableError("no answer"), RuntimeError("surprise"), 200):
@@ -131,7 +133,7 @@ def test_a_receiver_that_is_away_is_tried_again(office: Office) -> None:
 
 def test_ten_failures_end_in_a_dead_letter(office: Office) -> None:
     """Its owner reads so among the events and is not posted about it; a person can replay it."""
-    hook = notices.register(office.deps, office.caller(ACME), URL)
+    hook = webhooks.register(office.deps, office.caller(ACME), URL)
     office.send_available(GLOBEX, ACME)
     receiver = Receiver(503)
     for _ in range(12):
@@ -152,7 +154,7 @@ def test_ten_failures_end_in_a_dead_letter(office: Office) -> None:
 
 def test_a_forbidden_target_is_given_up_at_once(office: Office) -> None:
     """The operator's network is not knocked at ten times."""
-    notices.register(office.deps, office.caller(ACME), URL)
+    webhooks.register(office.deps, office.caller(ACME), URL)
     office.send_available(GLOBEX, ACME)
     receiver = Receiver(ForbiddenError("not on the public internet"))
     for _ in range(3):
@@ -160,18 +162,18 @@ def test_a_forbidden_target_is_given_up_at_once(office: Office) -> None:
         office.clock.go_on(hours=2)
     assert len(receiver.posts) == len(dead(office)) == 1
     with office.store.read() as unit:
-        assert len(outbox.dead(unit, notices.QUEUE)) == 1
+        assert len(outbox.dead(unit, webhooks.QUEUE)) == 1
 
 
 def test_a_receiver_that_is_gone_is_told_no_more(office: Office) -> None:
     """Status 410 disables the webhook (Standard Webhooks), and leaves no dead letter."""
-    notices.register(office.deps, office.caller(ACME), URL)
+    webhooks.register(office.deps, office.caller(ACME), URL)
     office.send_available(GLOBEX, ACME)
     receiver = Receiver(410)
     work(office, receiver)
     office.send_available(GLOBEX, ACME)
     work(office, receiver)
-    (hook,) = notices.webhooks(office.deps, office.caller(ACME))
+    (hook,) = webhooks.listed(office.deps, office.caller(ACME))
     assert hook.disabled_at is not None
     assert len(receiver.posts) == 1
     with office.store.read() as unit:
@@ -181,7 +183,7 @@ def test_a_receiver_that_is_gone_is_told_no_more(office: Office) -> None:
 def test_one_bad_receiver_does_not_harm_the_others(office: Office) -> None:
     """Each delivery of a batch has its own outcome."""
     for name in ("good", "bad"):
-        notices.register(office.deps, office.caller(ACME), f"https://{name}.example/")
+        webhooks.register(office.deps, office.caller(ACME), f"https://{name}.example/")
     office.send_available(GLOBEX, ACME, 5)
 
     class Half(Receiver):
@@ -196,19 +198,19 @@ def test_one_bad_receiver_does_not_harm_the_others(office: Office) -> None:
 def test_a_removed_webhook_hears_nothing_more(office: Office) -> None:
     """What was under way to it is done with, even while it is being posted."""
     caller = office.caller(ACME)
-    hook = notices.register(office.deps, caller, URL)
+    hook = webhooks.register(office.deps, caller, URL)
     office.send_available(GLOBEX, ACME, 2)
 
     class Meanwhile(Receiver):
         def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
             super().post(url, headers, body)
-            if notices.webhooks(office.deps, caller):
+            if webhooks.listed(office.deps, caller):
                 with suppress(NotFoundError):
-                    notices.remove(office.deps, caller, hook.id)
+                    webhooks.remove(office.deps, caller, hook.id)
             return 500
 
     assert work(office, Meanwhile()) == 2
-    assert notices.webhooks(office.deps, caller) == []
+    assert webhooks.listed(office.deps, caller) == []
     office.clock.go_on(hours=1)
     office.send_available(GLOBEX, ACME)
     receiver = Receiver()
@@ -218,17 +220,17 @@ def test_a_removed_webhook_hears_nothing_more(office: Office) -> None:
 
 def test_a_webhook_is_its_owners(office: Office) -> None:
     """Another neither lists nor removes it; a repr shows no secret."""
-    hook = notices.register(office.deps, office.caller(ACME), URL, [EventType.DEPOSIT_AVAILABLE.value] * 2)
+    hook = webhooks.register(office.deps, office.caller(ACME), URL, [EventType.DEPOSIT_AVAILABLE.value] * 2)
     assert hook.types == ("keymailbox.deposit.available",)
     assert hook.secret.startswith("whsec_")
     assert hook.secret not in repr(hook)
-    assert notices.webhooks(office.deps, office.caller(GLOBEX)) == []
+    assert webhooks.listed(office.deps, office.caller(GLOBEX)) == []
     for party, wanted in ((GLOBEX, hook.id), (ACME, "ab" * 16), (ACME, "x\x00")):
         with pytest.raises(NotFoundError):
-            notices.remove(office.deps, office.caller(party), wanted)
-    assert notices.webhooks(office.deps, office.caller(ACME)) == [hook]
-    notices.remove(office.deps, office.caller(ACME), hook.id)
-    assert notices.webhooks(office.deps, office.caller(ACME)) == []
+            webhooks.remove(office.deps, office.caller(party), wanted)
+    assert webhooks.listed(office.deps, office.caller(ACME)) == [hook]
+    webhooks.remove(office.deps, office.caller(ACME), hook.id)
+    assert webhooks.listed(office.deps, office.caller(ACME)) == []
 
 
 @pytest.mark.parametrize(
@@ -253,22 +255,36 @@ def test_a_webhook_is_its_owners(office: Office) -> None:
 def test_a_url_has_a_form(office: Office, url: str) -> None:
     """What could lead elsewhere, or hold a password, is refused before it is stored."""
     with pytest.raises(UsageError):
-        notices.register(office.deps, office.caller(ACME), url)
-    assert notices.webhooks(office.deps, office.caller(ACME)) == []
+        webhooks.register(office.deps, office.caller(ACME), url)
+    assert webhooks.listed(office.deps, office.caller(ACME)) == []
 
 
 def test_types_are_known_ones(office: Office) -> None:
     """A type that never comes, and none at all, are mistakes."""
     for types in (["keymailbox.deposit.avaliable"], []):
         with pytest.raises(UsageError):
-            notices.register(office.deps, office.caller(ACME), URL, types)
+            webhooks.register(office.deps, office.caller(ACME), URL, types)
 
 
 def test_an_address_has_ten_webhooks_at_most(office: Office) -> None:
     """The eleventh is refused, another address's first is not."""
     made: list[Webhook | KeymailboxError] = []
     for _ in range(10):
-        made.append(notices.register(office.deps, office.caller(ACME), URL))
+        made.append(webhooks.register(office.deps, office.caller(ACME), URL))
     with pytest.raises(UsageError, match="at most 10"):
-        notices.register(office.deps, office.caller(ACME), URL)
-    notices.register(office.deps, office.caller(GLOBEX), URL)
+        webhooks.register(office.deps, office.caller(ACME), URL)
+    webhooks.register(office.deps, office.caller(GLOBEX), URL)
+
+
+def test_thirty_at_once_are_ten_as_well(office: Office) -> None:
+    """Those that come together do not all count before the first is there."""
+
+    def register(_: int) -> Webhook | KeymailboxError:
+        try:
+            return webhooks.register(office.deps, office.caller(ACME), URL)
+        except UsageError as error:
+            return error
+
+    made = together(30, register)
+    assert sum(isinstance(one, Webhook) for one in made) == 10
+    assert len(webhooks.listed(office.deps, office.caller(ACME))) == 10

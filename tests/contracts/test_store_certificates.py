@@ -10,9 +10,10 @@ from pki.core.certificates import CERTIFICATE_MOVES, CertificateRecord, Certific
 from pki.core.errors import ConflictError, IllegalMoveError, NotFoundError, ReplayedError
 from pki.core.ids import Fingerprint, RequestId
 from pki.core.x509 import CertificateKind
-from pki.server.ports import CrlRecord
-from pki.server.store import certificates
+from pki.server.facts import CrlHead, CrlRecord
+from pki.server.store import certificates, requests, status
 from pki.server.store.engine import Store
+from pki.server.store.requests import Abandoned, Settled
 from tests.kit.facts import ACME, GLOBEX, NOW, at, certificate, certificate_request
 from tests.kit.threads import together
 
@@ -25,17 +26,15 @@ def test_a_request_is_stored_once_and_followed(store: Store) -> None:
         certificates.insert_request(unit, second)
         with pytest.raises(ReplayedError):
             certificates.insert_request(unit, first)
-        certificates.set_request(
-            unit, first.id, RequestState.ISSUED, fingerprint=Fingerprint("ab"), challenge=b"\x00encrypted"
-        )
-        certificates.set_request(unit, first.id, RequestState.ISSUED, reason="late")
-        certificates.set_request(unit, second.id, RequestState.REJECTED, reason="why")
-        with pytest.raises(NotFoundError):
-            certificates.set_request(unit, RequestId("00"), RequestState.ISSUED)
+        issued = Settled(first.id, RequestState.ISSUED, None, Fingerprint("ab"), b"\x00encrypted")
+        requests.settle(unit, [issued, Settled(second.id, RequestState.REJECTED, "why\x00" + 600 * "!")], NOW)
     with store.read() as unit:
         assert certificates.request(unit, first.id) == replace(
-            first, state=RequestState.ISSUED, fingerprint=Fingerprint("ab"), challenge=b"\x00encrypted", reason="late"
+            first, state=RequestState.ISSUED, fingerprint=Fingerprint("ab"), challenge=b"\x00encrypted"
         )
+        refused = certificates.request(unit, second.id)
+        assert refused is not None
+        assert refused.reason == "why\ufffd" + 496 * "!"
         found = certificates.requests_by_ids(unit, [second.id, first.id, second.id, RequestId("00")])
         assert [item.id for item in found] == sorted([first.id, second.id])
         assert certificates.request(unit, RequestId("00")) is None
@@ -43,23 +42,38 @@ def test_a_request_is_stored_once_and_followed(store: Store) -> None:
 
 
 def test_what_is_prepared_first_is_what_is_signed(store: Store) -> None:
-    """Two issuers at once agree on serial and bytes; 159 bits survive."""
+    """Who holds a request sees what was stored for it; the second of two issuers finds the first's; 159 bits fit."""
     record = certificate_request()
     with store.unit() as unit:
         certificates.insert_request(unit, record)
-        assert certificates.prepared(unit, record.id) is None
-        with pytest.raises(NotFoundError):
-            certificates.prepare(unit, RequestId("00"), 1, b"tbs")
+        assert [(one.serial, one.tbs) for one in requests.held(unit, [record.id, RequestId("00")])] == [(None, None)]
 
-    def prepare(number: int) -> tuple[int, bytes]:
+    def prepare(number: int) -> tuple[int | None, bytes | None]:
         with store.unit() as unit:
-            return certificates.prepare(unit, record.id, (1 << 159) - 1 - number, b"tbs %d" % number)
+            [one] = requests.held(unit, [record.id], lock=True)
+            if one.serial is None:
+                requests.prepare(unit, [(record.id, (1 << 159) - 1 - number, b"tbs %d" % number)])
+        with store.read() as unit:
+            [one] = requests.held(unit, [record.id])
+            return one.serial, one.tbs
 
-    answers = together(4, prepare)
-    assert len(set(answers)) == 1
-    with store.read() as unit:
-        assert certificates.prepared(unit, record.id) == answers[0]
-    assert answers[0][0] == (1 << 159) - 1 - int(answers[0][1].split()[1])
+    [(serial, tbs)] = set(together(4, prepare))
+    assert serial is not None
+    assert tbs is not None
+    assert serial == (1 << 159) - 1 - int(tbs.split()[1])
+
+
+def test_a_prepared_request_that_is_rejected_is_abandoned(store: Store) -> None:
+    """Its serial is found again, with when it was given up; one that was issued, or never prepared, is not."""
+    given_up, good, bare = (certificate_request() for _ in range(3))
+    with store.unit() as unit:
+        for record in (given_up, good, bare):
+            certificates.insert_request(unit, record)
+        requests.held(unit, [given_up.id, good.id], lock=True)
+        requests.prepare(unit, [(given_up.id, 5, b"tbs"), (good.id, 6, b"other")])
+        states = {given_up.id: RequestState.REJECTED, good.id: RequestState.ISSUED, bare.id: RequestState.REJECTED}
+        requests.settle(unit, [Settled(request_id, state) for request_id, state in states.items()], at(3))
+        assert requests.abandoned(unit) == [Abandoned(5, b"tbs", at(3))]
 
 
 def test_a_certificate_is_found_every_way(store: Store) -> None:
@@ -175,19 +189,33 @@ def test_revoked_and_expired_certificates_are_found(store: Store) -> None:
         certificates.set_certificate_state(unit, over.fingerprint, CertificateState.EXPIRED, now=at(100))
         assert certificates.due_expiry(unit, at(100), 10) == []
     with store.read() as unit:
-        assert certificates.revoked(unit) == [
-            replace(second, state=CertificateState.REVOKED, revoked_at=at(1), revocation_reason=4),
-            replace(first, state=CertificateState.REVOKED, revoked_at=at(2), revocation_reason=1),
-        ]
+        found = [certificates.certificate(unit, one.fingerprint) for one in (second, first)]
+    assert found == [
+        replace(second, state=CertificateState.REVOKED, revoked_at=at(1), revocation_reason=4),
+        replace(first, state=CertificateState.REVOKED, revoked_at=at(2), revocation_reason=1),
+    ]
 
 
 def test_the_latest_crl_is_the_one_with_the_highest_number(store: Store) -> None:
-    """A number is used once."""
+    """A number is used once by each issuing CA."""
     with store.unit() as unit:
-        assert certificates.latest_crl(unit) is None
-        lists = [CrlRecord(number, b"der %d" % number, at(number), at(number + 60)) for number in (1, 3, 2)]
-        for crl in lists:
-            certificates.insert_crl(unit, crl)
+        assert status.latest_crl(unit, "aa") is None
+        lists = [CrlRecord(number, b"der %d" % number, at(number), at(number + 60), "aa") for number in (1, 3, 2)]
+        other = CrlRecord(3, b"other", at(3), at(63), "bb", base=1, delta=b"delta")
+        for crl in (*lists, other):
+            status.insert_crl(unit, crl)
         with pytest.raises(ConflictError):
-            certificates.insert_crl(unit, lists[0])
-        assert certificates.latest_crl(unit) == lists[1]
+            status.insert_crl(unit, lists[0])
+        assert status.latest_crl(unit, "aa") == lists[1]
+        assert status.latest_crl(unit, "bb") == other
+        assert status.newest(unit, "bb") == CrlHead("bb", 3, at(3), at(63), 1)
+
+
+def test_old_lists_are_forgotten_but_not_the_base(store: Store) -> None:
+    """The newest ones and what they build on stay."""
+    with store.unit() as unit:
+        for number in range(1, 41):
+            base = 3 if number > 3 else None
+            status.insert_crl(unit, CrlRecord(number, b"der", at(number), at(number + 60), "aa", base, b"delta"))
+        kept = [number for number in range(1, 41) if status.crl(unit, "aa", number) is not None]
+    assert kept == [3, *range(24, 41)]

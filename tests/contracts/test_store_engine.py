@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, make_url, text
 
 from pki.core.errors import ConflictError, KeymailboxError, SettingsError, UnavailableError
 from pki.core.tenants import TenantName
 from pki.server.store import engine as engine_module
 from pki.server.store import outbox, tables, tenants
-from pki.server.store.engine import Store
+from pki.server.store.bell import packed
+from pki.server.store.engine import Store, Unit
 from tests.contracts.conftest import Databases
 from tests.kit.facts import NOW, invitation
 from tests.kit.threads import together
+
+MIGRATIONS = Path(engine_module.__file__).parent / "migrations"
 
 
 def test_a_unit_commits_at_its_end(store: Store) -> None:
@@ -25,6 +31,26 @@ def test_a_unit_commits_at_its_end(store: Store) -> None:
         assert tenants.insert_tenant(unit, TenantName("acme"), NOW)
     with store.read() as unit:
         assert [tenant.name for tenant in tenants.list_tenants(unit)] == ["acme"]
+
+
+def test_a_scope_lasts_for_its_unit(store: Store) -> None:
+    """A scoped unit tells PostgreSQL for whom it works; the next unit on the same connection works for nobody."""
+    acme, globex = TenantName("acme"), TenantName("globex")
+
+    def told(unit: Unit) -> list[str]:
+        names = ("keymailbox.tenants", "keymailbox.invitation")
+        asked = text("SELECT coalesce(current_setting(:name, true), '')")
+        return [unit.connection.execute(asked, {"name": name}).scalar_one() for name in names]
+
+    scoped = store.scoped([globex, acme, acme], invitation="0123456789abcdef")
+    with scoped.unit() as unit:
+        assert unit.scope is not None and unit.scope.tenants == {acme, globex}
+        assert store.dialect == "sqlite" or told(unit) == ["acme,globex", "0123456789abcdef"]
+    with scoped.scoped([acme]).read() as unit:
+        assert store.dialect == "sqlite" or told(unit) == ["acme", ""]
+    with store.read() as unit:
+        assert unit.scope is None
+        assert store.dialect == "sqlite" or told(unit) == ["", ""]
 
 
 def test_a_failing_unit_leaves_nothing(store: Store) -> None:
@@ -150,6 +176,24 @@ def test_lost_connections_are_replaced(store: Store) -> None:
         assert [tenant.name for tenant in tenants.list_tenants(unit)] == ["acme"]
 
 
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_connections_that_were_closed_meanwhile_are_replaced(store: Store) -> None:
+    """Nobody's unit fails because the database threw out connections that nobody used; SQLite throws out nobody."""
+    with store.unit() as other, store.unit() as unit:
+        tenants.insert_tenant(unit, TenantName("acme"), NOW)
+        idle = other.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with store.unit() as unit, store.unit() as other:
+        pids = {one.connection.execute(text("SELECT pg_backend_pid()")).scalar_one() for one in (unit, other)}
+        assert idle in pids
+    with store.unit() as unit:
+        mine = unit.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        for pid in pids - {mine}:
+            assert unit.connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid}).scalar_one()
+    with store.unit() as unit, store.unit() as other:
+        for one in (unit, other):
+            assert [tenant.name for tenant in tenants.list_tenants(one)] == ["acme"]
+
+
 @pytest.mark.parametrize("url", ["", "nonsense", "mysql://h/d", "sqlite://", "sqlite:///:memory:", "oracle://u:pw@h/d"])
 def test_other_databases_are_refused(url: str) -> None:
     """The settings are wrong, and the message says what is right without repeating a password."""
@@ -235,6 +279,33 @@ def test_subscribers_hear_topics_until_they_leave(store: Store) -> None:
     assert len(heard) == count
 
 
+def test_a_unit_rings_many_topics(store: Store) -> None:
+    """However many they are, each is heard by who waits for it, and by who listens to all."""
+    assert store.bell.connected(5)
+    topics = [f"deposit:{number:032x}" for number in range(1000)] + ["mailbox:acme/eu-west", "queue:sequence"]
+    heard: set[str] = set()
+    leave = store.bell.subscribe(heard.add)
+    mark = store.bell.mark()
+    with store.unit() as unit:
+        for topic in topics:
+            unit.after_commit(topic)
+    assert store.bell.wait([topics[-1]], 10, since=mark)
+    assert all(store.bell.wait([topic], 10, since=mark) for topic in topics)
+    leave()
+    assert heard >= set(topics)
+
+
+def test_the_topics_of_a_batch_are_few_notifications() -> None:
+    """Each is shorter than PostgreSQL allows, and queues go alone, for who knows nothing of packing."""
+    topics = [f"deposit:{number:032x}" for number in range(1000)]
+    told = packed([*topics, "queue:sequence", "queue:validate"])
+    assert told[:2] == ["queue:sequence", "queue:validate"]
+    assert [topic for line in told[2:] for topic in line.split("\n")] == topics
+    assert len(told) < 9
+    assert max(map(len, told)) < 8000
+    assert packed([]) == []
+
+
 def test_the_bell_hears_other_processes_and_reconnects(databases: Databases) -> None:
     """On PostgreSQL another store's commit rings here, also after the listening connection was cut."""
     url = databases.migrated("postgresql")
@@ -277,19 +348,27 @@ def test_migrations_run_once_and_together(databases: Databases, dialect: str) ->
     assert stores[0].schema_version() is None
     together(3, lambda number: stores[number].migrate())
     stores[0].migrate()
-    assert stores[0].schema_version() == "0001"
+    assert stores[0].schema_version() == ScriptDirectory(str(MIGRATIONS)).get_current_head()
     for store in stores:
         store.close()
     databases.drop(url)
 
 
-def test_without_a_schema_the_store_says_what_to_do(databases: Databases) -> None:
-    """The hint is the command that makes the schema."""
-    url = databases.empty("postgresql")
+def test_without_a_schema_the_store_says_what_to_do(databases: Databases, dialect: str) -> None:
+    """The hint is the command that makes the schema, or brings an earlier release's to this one's."""
+    url = databases.empty(dialect)
     store = Store(url)
-    with pytest.raises(UnavailableError) as caught, store.read() as unit:
-        tenants.list_tenants(unit)
-    assert caught.value.hint == "kmb-server migrate"
+
+    def refused() -> str:
+        with pytest.raises(UnavailableError) as caught, store.read() as unit:
+            tenants.list_instances(unit)
+        return caught.value.hint
+
+    assert refused() == "kmb-server migrate"
+    store.migrate()
+    with store.unit() as unit:
+        unit.connection.execute(text("ALTER TABLE instances RENAME COLUMN enrolled_at TO before"))
+    assert refused() == "kmb-server migrate"
     store.close()
     databases.drop(url)
 
@@ -305,15 +384,25 @@ def test_the_migrations_make_what_the_tables_say(databases: Databases, dialect: 
     databases.drop(declared)
 
 
+def _clauses(statement: str) -> list[str]:
+    # The bracket at the end stands alone, or behind a column that was added last.
+    return re.split(r",\s+|\n", statement.removesuffix(")"))
+
+
 def _schema(url: str) -> object:
     """Return the schema as the database itself describes it, without Alembic's own table."""
     engine = create_engine(url)
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version'"))
-            # The same clauses, in any order: SQLite keeps the text of CREATE TABLE.
+            # The same clauses, in any order and with any line breaks: SQLite keeps the text of CREATE TABLE, and of
+            # ALTER TABLE at its end, and quotes renamed tables.
             found: object = sorted(
-                (name, sorted(clause.strip(" \t,") for clause in (sql or "").splitlines())) for name, sql in rows
+                (
+                    name,
+                    sorted(clause for part in _clauses(sql or "") if (clause := part.strip(" \t,").replace('"', ""))),
+                )
+                for name, sql in rows
             )
         else:
             found = [

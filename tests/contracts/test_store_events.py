@@ -11,8 +11,8 @@ from pki.core.errors import ConflictError, NotFoundError
 from pki.core.events import GENESIS, Event, chain_hash
 from pki.core.ids import EventId
 from pki.core.tenants import TenantName, parse_address
-from pki.server.ports import Delivery, Webhook
-from pki.server.store import events
+from pki.server.facts import Delivery, Webhook
+from pki.server.store import events, webhooks
 from pki.server.store.engine import Store
 from tests.kit.facts import ACME, GLOBEX, NOW, at, event
 from tests.kit.threads import together
@@ -135,21 +135,21 @@ def test_webhooks_are_kept_listed_disabled_and_removed(store: Store) -> None:
     other = _webhook("w3", address=GLOBEX, created_at=at(2))
     with store.unit() as unit:
         for hook in (other, second, first):
-            events.insert_webhook(unit, hook)
+            webhooks.insert_webhook(unit, hook)
         with pytest.raises(ConflictError):
-            events.insert_webhook(unit, first)
-        assert events.webhook(unit, "w2") == second
-        assert events.webhook(unit, "none") is None
-        assert events.list_webhooks(unit) == [first, second, other]
-        assert events.list_webhooks(unit, [ACME]) == [first, second]
-        assert events.list_webhooks(unit, [str(GLOBEX), "x/y"]) == [other]
-        assert events.list_webhooks(unit, []) == []
-        events.disable_webhook(unit, "w1", at(5))
-        events.disable_webhook(unit, "w1", at(6))
-        assert events.webhook(unit, "w1") == replace(first, disabled_at=at(5))
-        assert not events.delete_webhook(unit, "w3", ACME)
-        assert events.delete_webhook(unit, "w3", GLOBEX)
-        assert not events.delete_webhook(unit, "w3", GLOBEX)
+            webhooks.insert_webhook(unit, first)
+        assert webhooks.webhook(unit, "w2") == second
+        assert webhooks.webhook(unit, "none") is None
+        assert webhooks.list_webhooks(unit) == [first, second, other]
+        assert webhooks.list_webhooks(unit, [ACME]) == [first, second]
+        assert webhooks.list_webhooks(unit, [str(GLOBEX), "x/y"]) == [other]
+        assert webhooks.list_webhooks(unit, []) == []
+        webhooks.disable_webhook(unit, "w1", at(5))
+        webhooks.disable_webhook(unit, "w1", at(6))
+        assert webhooks.webhook(unit, "w1") == replace(first, disabled_at=at(5))
+        assert not webhooks.delete_webhook(unit, "w3", ACME)
+        assert webhooks.delete_webhook(unit, "w3", GLOBEX)
+        assert not webhooks.delete_webhook(unit, "w3", GLOBEX)
     assert "s3cret" not in repr(first)
 
 
@@ -158,7 +158,7 @@ def test_an_event_is_delivered_to_a_webhook_once(store: Store) -> None:
     (happened,) = _append(store, event(ACME))
     first = Delivery("d1", "w1", happened.id, "pending", 0, None, NOW)
     with store.unit() as unit:
-        events.insert_webhook(unit, _webhook("w1"))
+        webhooks.insert_webhook(unit, _webhook("w1"))
         assert events.insert_deliveries(unit, [first]) == ["d1"]
         assert events.insert_deliveries(unit, [first, replace(first, id="d2")]) == []
         assert events.deliveries_by_ids(unit, ["d1", "d2"]) == [first]
@@ -169,10 +169,10 @@ def test_an_event_is_delivered_to_a_webhook_once(store: Store) -> None:
         ]
         with pytest.raises(NotFoundError):
             events.set_delivery(unit, "d2", "dead", now=at(1))
-        assert events.delete_webhook(unit, "w1", ACME)
+        assert webhooks.delete_webhook(unit, "w1", ACME)
         assert events.deliveries_by_ids(unit, ["d1"]) == []
     with pytest.raises(ConflictError), store.unit() as unit:
-        events.insert_webhook(unit, _webhook("w1"))
+        webhooks.insert_webhook(unit, _webhook("w1"))
         events.insert_deliveries(unit, [replace(first, event_id=EventId("none"))])
 
 
@@ -208,9 +208,9 @@ def test_a_lease_has_one_holder(store: Store) -> None:
         assert events.acquire_lease(unit, "sequencer", "a", at(20), ttl)
         assert not events.acquire_lease(unit, "sequencer", "b", at(49), ttl)
         assert events.acquire_lease(unit, "sequencer", "b", at(50), ttl)
-        events.release_lease(unit, "sequencer", "a")
+        assert not events.release_lease(unit, "sequencer", "a")
         assert not events.acquire_lease(unit, "sequencer", "a", at(51), ttl)
-        events.release_lease(unit, "sequencer", "b")
+        assert events.release_lease(unit, "sequencer", "b")
         assert events.acquire_lease(unit, "sequencer", "a", at(52), ttl)
 
     def take(number: int) -> bool:

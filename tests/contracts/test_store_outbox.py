@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from pki.server.store import outbox
+from pki.server.store import lag, outbox
 from pki.server.store.engine import Store
 from tests.kit.facts import NOW, at
 from tests.kit.threads import together
@@ -98,13 +98,49 @@ def test_a_retry_is_due_later(store: Store) -> None:
     _fill(store, 1)
     with store.unit() as unit:
         (job,) = outbox.claim(unit, "validate", 1, now=NOW, lease=LEASE)
-        outbox.retry(unit, job.id, now=NOW, due_at=at(30), error="away \0\ud800" * 500)
+        outbox.retry(unit, job, now=NOW, due_at=at(30), error="away \0\ud800" * 500)
         assert outbox.next_due(unit) == at(30)
         assert outbox.claim(unit, "validate", 1, now=at(29), lease=LEASE) == []
         assert outbox.due_queues(unit, at(30)) == {"validate": 1}
         (again,) = outbox.claim(unit, "validate", 1, now=at(30), lease=LEASE)
     assert again.attempts == 2
     assert again.error is not None and again.error.startswith("away ") and len(again.error) <= 500
+
+
+def test_who_lost_a_claim_touches_nothing_of_anothers(store: Store) -> None:
+    """Whoever has claimed the job since keeps it, with the attempts that it has; once it is free it stays so."""
+    _fill(store, 3)
+    with store.unit() as unit:
+        late = outbox.claim(unit, "validate", 3, now=NOW, lease=LEASE)
+        own = outbox.claim(unit, "validate", 3, now=NOW + LEASE, lease=LEASE)
+        one, two, three = late
+
+        def nothing() -> None:
+            outbox.give_back(unit, late, now=at(1))
+            assert not outbox.retry(unit, two, now=at(1), due_at=at(1), error="away")
+            assert not outbox.bury(unit, three, now=at(1), error="hopeless")
+
+        nothing()
+        assert outbox.claim(unit, "validate", 3, now=NOW + LEASE, lease=LEASE) == []
+        assert outbox.dead(unit) == []
+        outbox.give_back(unit, own, now=at(1))
+        nothing()
+        again = outbox.claim(unit, "validate", 3, now=NOW + LEASE, lease=LEASE)
+        assert [(job.id, job.attempts, job.error) for job in again] == [(job.id, 2, None) for job in (one, two, three)]
+
+
+def test_a_claim_that_is_over_and_nobodys_else_is_concluded(store: Store) -> None:
+    """Who is late, and first all the same, gives back, retries and buries what it had."""
+    _fill(store, 3)
+    with store.unit() as unit:
+        one, two, three = outbox.claim(unit, "validate", 3, now=NOW, lease=LEASE)
+        after = NOW + 2 * LEASE
+        outbox.give_back(unit, [one], now=after)
+        assert outbox.retry(unit, two, now=after, due_at=after, error="away")
+        assert outbox.bury(unit, three, now=after, error="hopeless")
+        again = outbox.claim(unit, "validate", 3, now=after, lease=LEASE)
+        assert {job.id: job.attempts for job in again} == {one.id: 1, two.id: 2}
+        assert [job.id for job in outbox.dead(unit)] == [three.id]
 
 
 def test_dead_jobs_are_listed_and_replayed(store: Store) -> None:
@@ -114,11 +150,11 @@ def test_dead_jobs_are_listed_and_replayed(store: Store) -> None:
     with store.unit() as unit:
         (job,) = outbox.claim(unit, "validate", 1, now=NOW, lease=LEASE)
         (other,) = outbox.claim(unit, "notify", 1, now=NOW, lease=LEASE)
-        outbox.bury(unit, job.id, now=at(1), error="hopeless")
-        outbox.bury(unit, other.id, now=at(2), error="gone")
+        outbox.bury(unit, job, now=at(1), error="hopeless")
+        outbox.bury(unit, other, now=at(2), error="gone")
         assert outbox.next_due(unit) is None
         assert outbox.due_queues(unit, at(10_000)) == {}
-        assert outbox.lag(unit, at(10_000)) == {}
+        assert lag.queues(unit, at(10_000)) == {}
         assert outbox.claim(unit, "validate", 1, now=at(10_000), lease=LEASE) == []
         assert [(dead.id, dead.error, dead.dead_at) for dead in outbox.dead(unit)] == [
             (job.id, "hopeless", at(1)),
@@ -169,7 +205,7 @@ def test_lag_counts_what_is_due_and_not_done(store: Store) -> None:
         outbox.add(unit, "validate", "deposit", ["later"], now=NOW, due_at=at(1000))
         outbox.add(unit, "notify", "webhook", ["1"], now=NOW, due_at=at(4))
         outbox.claim(unit, "validate", 1, now=at(1), lease=LEASE)
-        assert outbox.lag(unit, at(4.5)) == {"validate": (2, 4.5), "notify": (1, 0.5)}
+        assert lag.queues(unit, at(4.5)) == {"validate": (2, 4.5), "notify": (1, 0.5)}
 
 
 def test_two_relays_do_not_wake_twice(store: Store) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from pki.core.errors import AddressTakenError, ConflictError, NotFoundError, ReplayedError
+from pki.core.errors import AddressTakenError, ConflictError, NotFoundError
 from pki.core.tenants import TenantName, parse_address
 from pki.server.store import access, tenants
+from pki.server.store.access import Nonce
 from pki.server.store.engine import Store
 from tests.kit.facts import ACME, GLOBEX, NOW, at, instance, invitation
 from tests.kit.threads import together
@@ -74,9 +77,9 @@ def test_an_instance_is_found_by_address_and_by_key(store: Store) -> None:
         tenants.insert_instance(unit, first)
     with store.read() as unit:
         assert tenants.instance(unit, ACME) == first
-        assert tenants.instance_by_key(unit, second.access_key_id) == second
+        assert tenants.instances_by_key(unit, [str(second.access_key_id), "00"]) == [second]
+        assert tenants.existing(unit, [ACME, parse_address("acme/other")]) == {ACME}
         assert tenants.instance(unit, parse_address("acme/other")) is None
-        assert tenants.instance_by_key(unit, "00") is None
         assert tenants.list_instances(unit) == [first, second]
         assert tenants.list_instances(unit, TenantName("globex")) == [second]
 
@@ -95,28 +98,41 @@ def test_an_address_and_an_access_key_belong_to_one_instance(store: Store) -> No
         assert tenants.list_instances(unit) == [first]
 
 
+def test_instances_without_an_access_key_stand_beside_each_other(store: Store) -> None:
+    """Who was enrolled by EST or CMP has none yet: two of them are no conflict, and no key finds them."""
+    _with_tenants(store)
+    keyless = [instance(one, access_key=None, access_key_id=None) for one in (ACME, GLOBEX)]
+    with store.unit() as unit:
+        for one in keyless:
+            tenants.insert_instance(unit, one)
+    with store.read() as unit:
+        assert tenants.list_instances(unit) == keyless
+        assert tenants.instances_by_key(unit, [""]) == []
+
+
 def test_a_nonce_is_good_once_for_each_key(store: Store) -> None:
     """The second use is a replay until the nonce is purged, which happens past its time only."""
+    own, other = Nonce("key", "n1", at(300)), Nonce("other", "n1", at(300))
     with store.unit() as unit:
-        access.use_nonce(unit, "key", "n1", at(300))
-        access.use_nonce(unit, "other", "n1", at(300))
-    with pytest.raises(ReplayedError), store.unit() as unit:
-        access.use_nonce(unit, "key", "n1", at(600))
+        assert access.use_nonces(unit, [own, other, own]) == [True, True, False]
+    with store.unit() as unit:
+        assert access.use_nonces(unit, [Nonce("key", "n0", at(600)), replace(own, expires_at=at(600))]) == [True, False]
     with store.unit() as unit:
         assert access.purge_nonces(unit, at(299)) == 0
         assert access.purge_nonces(unit, at(300)) == 2
-        access.use_nonce(unit, "key", "n1", at(600))
+        assert access.use_nonces(unit, [own]) == [True]
+        assert access.use_nonces(unit, []) == []
 
 
 def test_of_many_replays_at_once_one_passes(store: Store) -> None:
-    """The same nonce in many requests at the same time is accepted once."""
+    """The same nonces in many units at the same time, and in another order in each, are fresh once."""
+    nonces = [Nonce("key", f"n{number}", at(300)) for number in range(5)]
 
-    def use(_number: int) -> bool:
-        try:
-            with store.unit() as unit:
-                access.use_nonce(unit, "key", "n1", at(300))
-        except ReplayedError:
-            return False
-        return True
+    def use(number: int) -> list[bool]:
+        wanted = nonces[number % 5 :] + nonces[: number % 5]
+        with store.unit() as unit:
+            access.may_be_lost(unit)
+            told = dict(zip(wanted, access.use_nonces(unit, wanted), strict=True))
+        return [told[one] for one in nonces]
 
-    assert sum(together(8, use)) == 1
+    assert [sum(found) for found in zip(*together(8, use), strict=True)] == [1] * 5

@@ -98,7 +98,7 @@ def test_wrapping_again_does_not_fall_to_classical(acme: Agent, globex: Agent) -
     assert recipient_of(last(acme)) is KemAlgorithm.COMPOSITE
 
 
-def test_wrapping_again_remembers_the_opt_in(acme: Agent, globex: Agent) -> None:
+def test_wrapping_again_remembers_the_opt_in(desk: Desk, acme: Agent, globex: Agent) -> None:
     """What was sent to a classical key may be wrapped for the next one."""
     globex.publish(EcAlgorithm.P_256)
     acme.send_key(acme.create_key("k"), [globex.address], allow_classical=True)
@@ -107,6 +107,7 @@ def test_wrapping_again_remembers_the_opt_in(acme: Agent, globex: Agent) -> None
     result = acme.rewrap_quarantined()
     assert (len(result.delivered), result.waiting) == (1, [])
     assert (recipient_of(last(acme)), last(acme).allow_classical) == (RsaAlgorithm.OAEP_SHA1, True)
+    desk.settle()
     assert [one.kind for one in globex.receive().taken] == ["receipt"]
 
 

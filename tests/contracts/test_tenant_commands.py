@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from typer.testing import CliRunner, Result
 
 from pki.core.errors import KeymailboxError
+from pki.core.ids import Fingerprint
+from pki.server.services import status
 from pki.tenant import output
 from pki.tenant.cli import app
+from pki.tenant.commands import status as commands
+from tests.kit.bureau import Bureau
 from tests.kit.desk import Desk
+from tests.kit.processes import wait_until
 from tests.kit.site import Homes, Site
 
 pytest_plugins = ["tests.kit.api_fixtures"]
@@ -106,14 +113,23 @@ def test_rotation_by_typing(room: Room, tmp_path: Path) -> None:
     room.acme.type("key", "send", "rota", "--to", "globex/main", "--in", str(file), "--media-type", "application/x-raw")
     assert [one["version"] for one in room.acme.read("key", "rotate", "rota", "--in", str(file))] == [2]
     room.acme.type("key", "rotate", "rota", fine=output.USAGE)
+    room.acme.type("key", "rotate", "rota", "--in", str(file), "--deadline", "yesterday", fine=output.USAGE)
+    assert len(room.acme.read("key", "rotate", "rota", "--in", str(file), "--deadline", "7d")) == 1
+    assert any(one["respond_by"] and one["version"] == 3 for one in room.globex.read("mailbox", "list"))
+    assert len(room.globex.read("mailbox", "receive")) == 3
+    for more, current in ((["--offline"], 0), ([], 1)):
+        (listed,) = [one for one in room.acme.read("campaign", "list", *more) if one["key"] == "rota"]
+        assert (listed["version"], listed["current"], listed["overdue"]) == (3, current, 0)
+    (shown,) = room.acme.read("campaign", "show", "rota")
+    assert (shown["recipient"], shown["standing"], shown["holds"]) == ("globex/main", "current", [1, 2, 3])
+    assert room.acme.read("campaign", "show", "rota", "--behind", "--offline") == []
     assert room.acme.read("key", "rotate", "rota", "--in", str(file), "--except", "globex") == []
-    assert len(room.globex.read("mailbox", "receive")) == 2
+    (shown,) = room.acme.read("campaign", "show", "rota")
+    assert (shown["standing"], shown["holds"]) == ("removed", [1, 2, 3])
 
 
 def test_certificates_by_typing(room: Room, tmp_path: Path) -> None:
     """Renew, show, write as PEM, revoke by the beginning of the fingerprint."""
-    from cryptography import x509
-
     before = room.globex.read("cert", "list")
     renewed = room.globex.read("cert", "renew")
     after = room.globex.read("cert", "list")
@@ -127,6 +143,32 @@ def test_certificates_by_typing(room: Room, tmp_path: Path) -> None:
     room.globex.type("cert", "revoke", "ffff0000", fine=output.NOT_FOUND)
     room.globex.type("cert", "revoke", old["fingerprint"], "--reason", "boredom", fine=output.USAGE)
     room.globex.type("cert", "renew", "--kind", "identity")
+    assert room.globex.read("cert", "renew", "--kind", "access")["algorithm"] == "Ed25519"
+    room.globex.type("doctor")
+
+
+def test_draining_by_typing(room: Room) -> None:
+    """What was sent to the old key waits under it until it is received; without the server it is not known."""
+    room.acme.type("key", "create", "drained")
+    room.acme.type("key", "send", "drained", "--to", "globex/main")
+    room.globex.type("cert", "renew")
+
+    def mail() -> str:
+        listed = room.globex.read("cert", "list")
+        assert (listed[0]["state"], listed[0]["mail"]) == ("active", None)
+        return next(str(one["mail"]) for one in listed[1:] if one["kind"] == "encryption")
+
+    assert mail() == "draining 1"
+    (answer,) = room.globex.read("mailbox", "receive")
+    assert answer["answer"] == "receipt"
+    assert mail() == "drained"
+    context = next(room.globex.home.rglob("context.json"))
+    written = context.read_text()
+    try:
+        context.write_text(written.replace(room.desk.site.url, "http://127.0.0.1:9"))
+        assert mail() == "unknown"
+    finally:
+        context.write_text(written)
 
 
 def test_classical_keys_by_typing(room: Room) -> None:
@@ -202,6 +244,25 @@ def test_the_doctor(room: Room) -> None:
         assert (bad["check"], "chmod" in bad["detail"]) == ("files", True)
     finally:
         secret.chmod(0o600)
+
+
+def test_the_doctor_hears_first_who_revoked(room: Room) -> None:
+    """The very run that tells of two officers' order no longer calls the certificate good; renewal cures it."""
+    active = room.globex.read("cert", "show")
+    serial = int(active["serial"], 16)
+    Bureau(room.desk.site, "ann", "bob").revoke(Fingerprint(active["fingerprint"]))
+
+    def listed() -> bool:
+        record = status.latest_crl(room.desk.site.deps)
+        found = record and x509.load_der_x509_crl(record.der).get_revoked_certificate_by_serial_number(serial)
+        return found is not None
+
+    wait_until(listed, 20)
+    rows = room.globex.read("doctor", fine=output.LOOK)
+    assert {row["check"] for row in rows if row["result"] != "ok"} == {"certificates", "alarms"}
+    room.globex.type("cert", "renew")
+    room.globex.type("doctor", "--seen", fine=output.LOOK)
+    room.globex.type("doctor")
 
 
 def test_a_wrong_passphrase_is_said(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,3 +341,14 @@ def test_what_makes_no_sense_is_not_said(room: Room, options: tuple[str, ...]) -
     """Each option that cannot be meant is wrong usage, and makes no key."""
     room.acme.type("key", "create", "senseless", *options, fine=output.USAGE)
     assert "senseless" not in {one["key"] for one in room.acme.read("key", "list")}
+
+
+def test_the_doctor_sees_mail_that_nobody_answers(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deposit that has waited for long is told with what to type; when it is answered, all is well."""
+    monkeypatch.setattr(commands, "_LATE", timedelta(seconds=-60))
+    room.acme.read("key", "create", "unanswered")
+    room.acme.read("key", "send", "unanswered", "--to", "globex/main")
+    [bad] = [row for row in room.globex.read("doctor", fine=output.LOOK) if row["result"] != "ok"]
+    assert bad["check"] == "mail" and "kmb mailbox receive" in bad["detail"]
+    room.globex.read("mailbox", "receive")
+    room.globex.type("doctor")

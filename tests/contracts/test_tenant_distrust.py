@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from pki.core.authorities import ca_key_identifier
 from pki.core.errors import (
     CertificateError,
     KeymailboxError,
@@ -27,9 +28,9 @@ from pki.core.errors import (
 )
 from pki.core.kem import KemAlgorithm
 from pki.server import bootstrap
-from pki.server.services import issuing
+from pki.server.services import status
 from pki.server.settings import load_settings
-from pki.tenant import directory as directory_module
+from pki.tenant import authority as authority_module
 from pki.tenant.agent import Agent
 from pki.tenant.deposits import Campaign
 from pki.tenant.records.pins import identity_fingerprint
@@ -92,7 +93,7 @@ def stage(everybody: Stage) -> Iterator[Stage]:
     everybody.to_reader.honest()
     everybody.reader.receive()
     for seen in everybody.reader.journal.seen.unanswered():
-        everybody.reader.journal.seen.mark_answered(seen.deposit_id)
+        everybody.reader.journal.seen.mark_answered([seen.deposit_id])
     for alarm in everybody.reader.alarms():
         everybody.reader.journal.alarms.clear(alarm.kind, alarm.subject)
 
@@ -221,9 +222,11 @@ def test_an_answer_about_somebody_else_is_refused(stage: Stage) -> None:
 
 
 def test_another_authority_is_refused(stage: Stage, other: Site) -> None:
-    """A chain to a root that was not there at enrolment."""
-    stage.to_sender.change = listed_as(stage, "", issuing=base64.b64encode(other.deps.chain.issuing).decode())
-    assert isinstance(refused(stage.send()), CertificateError)
+    """A chain to a root that was not there at enrolment, wherever it is named."""
+    theirs = base64.b64encode(other.deps.chain.issuing).decode()
+    for part in ("", "identity", "encryption"):
+        stage.to_sender.change = listed_as(stage, part, issuing=theirs)
+        assert isinstance(refused(stage.send()), CertificateError)
 
 
 @pytest.mark.parametrize("part", ["identity", "encryption"])
@@ -253,12 +256,12 @@ def test_nobody_published_anything(stage: Stage) -> None:
 
 def no_list(request: httpx2.Request, status: int, body: bytes) -> tuple[int, bytes]:
     """The server has no revocation list."""
-    return (404, b"") if request.url.path == "/v1/crl" else (status, body)
+    return (404, b"") if "/v1/crl/" in request.url.path else (status, body)
 
 
 def this_list(crl: bytes) -> Change:
     """The server shows this revocation list."""
-    return lambda request, status, body: (200, crl) if request.url.path == "/v1/crl" else (status, body)
+    return lambda request, status, body: (200, crl) if "/v1/crl/" in request.url.path else (status, body)
 
 
 def test_without_a_revocation_list_nothing_is_wrapped(stage: Stage) -> None:
@@ -269,12 +272,12 @@ def test_without_a_revocation_list_nothing_is_wrapped(stage: Stage) -> None:
 
 def test_an_older_revocation_list_is_refused(stage: Stage) -> None:
     """A list that was shown before, still valid in itself, strips no revocation."""
-    old = stage.sender.client.crl()
+    old = stage.sender.client.crl(ca_key_identifier(stage.desk.site.deps.chain.issuing))
     assert old is not None
-    issuing.publish_crl(stage.desk.site.deps, stage.desk.site.signer)
+    status.publish(stage.desk.site.deps, stage.desk.site.keys)
     stage.sender.peer(stage.globex.address)
     stage.to_sender.change = lambda request, status, body: (
-        (200, old) if request.url.path == "/v1/crl" else (status, body)
+        (200, old) if "/v1/crl/" in request.url.path else (status, body)
     )
     error = refused(stage.send())
     assert isinstance(error, StaleError)
@@ -287,13 +290,13 @@ def test_an_older_revocation_list_is_refused(stage: Stage) -> None:
 
 def test_a_list_past_the_freshness_limit_is_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a list says about its own next update."""
-    monkeypatch.setattr(directory_module, "CRL_MAX_AGE", timedelta(seconds=-1))
+    monkeypatch.setattr(authority_module, "CRL_MAX_AGE", timedelta(seconds=-1))
     assert isinstance(refused(stage.send()), StaleError)
 
 
 def test_a_list_of_another_authority_is_refused(stage: Stage, other: Site) -> None:
     """A list has to be signed by the CA that issued the certificate."""
-    issuing.publish_crl(other.deps, other.signer)
+    status.publish(other.deps, other.keys)
     foreign = other.http.get("/v1/crl").content
     stage.to_sender.change = this_list(foreign)
     assert isinstance(refused(stage.send()), CertificateError)

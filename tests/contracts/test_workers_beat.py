@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pki.server.adapters.linter import PkiLinter
+from pki.server.adapters.profiles import FileProfiles
 from pki.server.bootstrap import SystemClock
-from pki.server.ports import Job
+from pki.server.facts import Job
 from pki.server.services.deps import Deps
 from pki.server.settings import load_settings
 from pki.server.store import outbox
@@ -24,7 +26,7 @@ HOURLY = Tick("rotate", "purge", timedelta(hours=1))
 @pytest.fixture
 def deps(store: Store, tmp_path: Path) -> Deps:
     """A store with its clock."""
-    return Deps(store, load_settings(home=tmp_path), SystemClock())
+    return Deps(store, load_settings(home=tmp_path), SystemClock(), PkiLinter(), FileProfiles(tmp_path))
 
 
 def test_a_tick_is_written_once_a_period(deps: Deps) -> None:

@@ -12,10 +12,15 @@ from pathlib import Path
 import pytest
 
 from pki.core.errors import UnavailableError
+from pki.core.events import EventType
+from pki.core.tenants import parse_address
+from pki.server.adapters.linter import PkiLinter
+from pki.server.adapters.profiles import FileProfiles
 from pki.server.bootstrap import SystemClock
 from pki.server.services.deps import Deps
+from pki.server.services.events import event
 from pki.server.settings import load_settings
-from pki.server.store import outbox
+from pki.server.store import events, outbox
 from pki.server.store.engine import Store
 from workers.relay import Relay
 
@@ -48,7 +53,7 @@ class Broker:
 @pytest.fixture
 def deps(store: Store, tmp_path: Path) -> Deps:
     """A store with its clock."""
-    return Deps(store, load_settings(home=tmp_path), SystemClock())
+    return Deps(store, load_settings(home=tmp_path), SystemClock(), PkiLinter(), FileProfiles(tmp_path))
 
 
 def test_a_commit_wakes_at_once(deps: Deps) -> None:
@@ -83,6 +88,29 @@ def test_what_nobody_rang_for_is_found(deps: Deps) -> None:
         time.sleep(0.3)
     assert broker.woken.count("notify") == 1
     assert 2 <= broker.woken.count("validate") <= 9
+
+
+def test_events_that_nobody_rang_for_are_found(deps: Deps) -> None:
+    """An event has no job; that somebody should number it is seen all the same, also when the ring was lost."""
+    with deps.store.unit() as unit:
+        told = event(EventType.DEPOSIT_EXPIRED, "ab" * 16, deps.clock.now(), parse_address("acme/eu-west"))
+        events.append(unit, [told])
+    with _relaying(deps) as broker:
+        _until(lambda: "sequence" in broker.woken)
+
+
+def test_events_that_nobody_numbers_are_woken_for_less_often(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each look, for as long as there is no sequencer; yet never so rarely that one that came would wait."""
+    monkeypatch.setattr("workers.relay._POLL_SECONDS", 0.1)
+    monkeypatch.setattr("workers.relay._UNNOTICED_LAST", 0.8)
+    with deps.store.unit() as unit:
+        told = event(EventType.DEPOSIT_EXPIRED, "ab" * 16, deps.clock.now(), parse_address("acme/eu-west"))
+        events.append(unit, [told])
+    with _relaying(deps) as broker:
+        time.sleep(3)
+        assert broker.woken.count("sequence") <= 8
+        before = len(broker.woken)
+        _until(lambda: len(broker.woken) > before)
 
 
 def test_nobody_takes_it_and_the_wake_ups_get_rare(deps: Deps) -> None:

@@ -24,6 +24,7 @@ ALGORITHMS = {
 LEAVES = {
     CertificateKind.IDENTITY: ("-algorithm", "ML-DSA-65"),
     CertificateKind.ENCRYPTION: ("-algorithm", "ML-KEM-768"),
+    CertificateKind.ACCESS: ("-algorithm", "ED25519"),
 }
 CONFIG = f"""[req]
 distinguished_name = dn
@@ -32,6 +33,7 @@ distinguished_name = dn
 basicConstraints = critical, CA:true
 keyUsage = critical, keyCertSign, cRLSign
 subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid:always
 [leaf]
 keyUsage = critical, USAGE
 subjectAltName = URI:{ADDRESS.uri}
@@ -47,7 +49,11 @@ crl_extensions = listed
 [listed]
 authorityKeyIdentifier = keyid:always
 """
-USAGES = {CertificateKind.IDENTITY: "digitalSignature", CertificateKind.ENCRYPTION: "keyEncipherment"}
+USAGES = {
+    CertificateKind.IDENTITY: "digitalSignature",
+    CertificateKind.ENCRYPTION: "keyEncipherment",
+    CertificateKind.ACCESS: "digitalSignature\nextendedKeyUsage = critical, clientAuth",
+}
 
 
 def make(openssl: Tool, root: tuple[str, ...], issuing: tuple[str, ...]) -> tuple[bytes, bytes]:
@@ -125,12 +131,34 @@ def test_we_believe_openssls_list(openssl: Tool, name: str, digest: str) -> None
         crl.verify_crl(altered, issuing_der=issuing, now=datetime.now(UTC))
 
 
-def test_openssls_request_says_too_little(openssl: Tool) -> None:
-    """A plain PKCS #10 of OpenSSL's is refused with the rule: it does not say when it was signed."""
-    make(openssl, ALGORITHMS["ML-DSA-87"], LEAVES[CertificateKind.IDENTITY])
-    leaf(openssl, CertificateKind.IDENTITY)
-    words = ("req", "-new", "-config", "ca.cnf", "-key", "leaf.key", "-subj", "/O=acme/CN=acme\\/eu-west")
-    openssl.run(*words, "-outform", "DER", "-out", "request.der")
-    with pytest.raises(KeymailboxError) as caught:
-        requests.parse_request(openssl.get("request.der"))
-    assert caught.value.rule == "REQ-004"
+@pytest.mark.parametrize("algorithm", ["ML-DSA-65", "EC:P-256", "EC:P-384", "ED25519"])
+def test_openssls_request_is_good_for_an_identity(openssl: Tool, algorithm: str) -> None:
+    """A plain PKCS #10 of OpenSSL's, with nothing or with what the profile gives anyway (docs/adr/0016)."""
+    name, _, group = algorithm.partition(":")
+    openssl.run("genpkey", "-algorithm", name, *(("-pkeyopt", f"group:{group}") if group else ()), "-out", "leaf.key")
+    digest = ("-sha384",) if group == "P-384" else ()
+    words = ("req", "-new", *digest, "-key", "leaf.key", "-subj", "/O=acme/CN=acme\\/eu-west", "-outform", "DER")
+    for asks in ((), ("keyUsage=critical,digitalSignature", f"subjectAltName=URI:{ADDRESS.uri}")):
+        openssl.run(*words, *(word for wish in asks for word in ("-addext", wish)), "-out", "request.der")
+        unverified = requests.parse_request(openssl.get("request.der"))
+        assert (unverified.kind, unverified.address) == (CertificateKind.IDENTITY, ADDRESS)
+        assert unverified.verify(x509.identity_public_key(unverified.spki)).signing_time is None
+
+
+def test_openssls_request_for_access_and_one_that_asks_for_too_much(openssl: Tool) -> None:
+    """REQ-008: clientAuth makes it one for access; what the certificate would not get is refused by name."""
+    openssl.run("genpkey", "-algorithm", "ED25519", "-out", "leaf.key")
+    words = ("req", "-new", "-key", "leaf.key", "-subj", "/O=acme/CN=acme\\/eu-west", "-outform", "DER")
+    openssl.run(*words, "-addext", "extendedKeyUsage=critical,clientAuth", "-out", "request.der")
+    unverified = requests.parse_request(openssl.get("request.der"))
+    assert unverified.kind is CertificateKind.ACCESS
+    unverified.verify(x509.access_public_key(unverified.spki))
+    for wish, named in (
+        ("extendedKeyUsage=serverAuth", "not given: extended key usage"),
+        ("subjectAltName=DNS:acme.example", "another subject alternative name"),
+        ("basicConstraints=critical,CA:TRUE", "not given: basic constraints"),
+    ):
+        openssl.run(*words, "-addext", wish, "-out", "request.der")
+        with pytest.raises(KeymailboxError) as caught:
+            requests.parse_request(openssl.get("request.der"))
+        assert (caught.value.rule, named in caught.value.message) == ("REQ-008", True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pki.core import envelope, oids, packages
+from pki.core import counterfoils, deposits, envelope, oids, packages
 from pki.core.keys import EcAlgorithm, KemAlgorithm, KeyAlgorithm, RsaAlgorithm
 from pki.core.profile import Profile
 from tests.interop.commands import RefusedError, Tool
@@ -67,3 +67,23 @@ def test_openssl_encrypts_for_our_certificates(openssl: Tool, algorithm: KeyAlgo
     assert [one.ski for one in parsed.recipients] == [party.kem_ski]
     assert parsed.content_type == oids.DATA
     assert envelope.unwrap(parsed, party.kem_ski, party.decapsulate) == b"content"
+
+
+def test_a_counterfoil_verifies_without_the_envelope(openssl: Tool) -> None:
+    """The sender's signature stands after the envelope is gone, and again for the envelope if somebody still has it."""
+    deposit = globex().deposit(acme())
+    openssl.put("counterfoil.der", counterfoils.cut(deposit))
+    words = ("cms", "-verify", "-binary", "-inform", "DER", "-in", "counterfoil.der", "-out", "out", "-content")
+    openssl.put("nothing", b"")
+    openssl.put("envelope.der", deposits.parse_deposit(deposit).signed.content)
+    openssl.run(*words, "nothing", "-no_content_verify", *signers(openssl, globex()))
+    openssl.run(*words, "envelope.der", *signers(openssl, globex()))
+    with pytest.raises(RefusedError):
+        openssl.run(*words, "nothing", *signers(openssl, globex()))
+    altered = bytearray(counterfoils.cut(deposit))
+    for at in (len(altered) // 20, len(altered) - 1):
+        altered[at] ^= 1
+        openssl.put("counterfoil.der", bytes(altered))
+        with pytest.raises(RefusedError):
+            openssl.run(*words, "nothing", "-no_content_verify", *signers(openssl, globex()))
+        altered[at] ^= 1

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
+from cryptography.x509.ocsp import OCSPResponseStatus, load_der_ocsp_response
 from standardwebhooks import Webhook
 
+from pki.core import crl, ocsp
+from pki.core.authorities import ca_key_identifier
 from pki.core.crl import Reason
-from pki.core.x509 import CertificateKind
+from pki.core.x509 import CertificateKind, parse_certificate
 from tests.kit.members import Pair, signed_call
 from tests.kit.processes import wait_until
 
@@ -59,6 +65,48 @@ def test_a_webhook_is_told(pair: Pair) -> None:
     assert gone.status_code == 204
     assert event["subject"] == campaign.delivered[0].deposit_id
     assert pair.globex.receive(wait=20).taken
+
+
+def test_a_revocation_is_seen_within_ten_seconds(pair: Pair) -> None:
+    """List, delta list and OCSP, with and without a nonce, say so, and nobody hears `good` after the revocation."""
+    pair.globex.publish()
+    [current, *_] = pair.globex.certificates(CertificateKind.ENCRYPTION)
+    parsed = parse_certificate(current.der)
+    issuing = pair.globex.client.authority().issuing
+    path = f"/v1/crl/{ca_key_identifier(issuing).hex()}"
+    named = ocsp.cert_id(ocsp.issuer_ids(issuing)[0], parsed.serial)
+
+    def fetch(path: str) -> bytes:
+        return httpx2.get(f"{pair.installation.url}{path}", timeout=30, trust_env=False).content
+
+    def said(nonce: bytes | None) -> str:
+        answer = httpx2.post(
+            f"{pair.installation.url}/v1/ocsp",
+            content=ocsp.encode_request(ocsp.Request((named,), nonce)),
+            headers={"Content-Type": "application/ocsp-request"},
+            timeout=30,
+            trust_env=False,
+        )
+        found = load_der_ocsp_response(answer.content)
+        if found.response_status is not OCSPResponseStatus.SUCCESSFUL:
+            return found.response_status.name
+        return found.certificate_status.name
+
+    def listed(full: crl.Crl) -> bool:
+        now = datetime.now(UTC)
+        newest = crl.verify_crl(fetch(path), issuing_der=issuing, now=now)
+        if newest.number == full.number:
+            return False
+        change = crl.verify_delta(fetch(f"{path}/delta"), issuing_der=issuing, now=now)
+        return parsed.serial in newest.revoked and parsed.serial in crl.apply_delta(full, change).revoked
+
+    wait_until(lambda: said(None) == said(secrets.token_bytes(32)) == "GOOD", 30)
+    before = crl.verify_crl(fetch(path), issuing_der=issuing, now=datetime.now(UTC))
+    pair.globex.revoke(current.fingerprint, Reason.SUPERSEDED)
+    assert said(None) != "GOOD"
+    wait_until(lambda: said(None) == said(secrets.token_bytes(32)) == "REVOKED", 10)
+    wait_until(lambda: listed(before), 10)
+    pair.globex.publish()
 
 
 def test_a_revoked_certificate_is_replaced(pair: Pair) -> None:

@@ -55,9 +55,9 @@ def test_forged_messages_do_nothing(pair: Pair, tmp_path: Path) -> None:
     campaign = pair.acme.send_key(pair.acme.create_key("after-forgeries"), [pair.globex.address])
 
     assert campaign.delivered[0].state == "available"
-    wait_until(lambda: b"not_my_queue" in _logged(installation, "worker"), 30)
+    wait_until(lambda: b"not_my_queue" in _logged(installation, "validator"), 30)
     assert not crater.exists()
-    assert installation.running["worker"].process.poll() is None
+    assert installation.running["validator"].process.poll() is None
 
 
 def test_a_worker_that_does_not_issue_has_no_key(pair: Pair, tmp_path: Path) -> None:

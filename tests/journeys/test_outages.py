@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import threading
 import time
 
 import httpx2
@@ -11,8 +13,9 @@ import psycopg
 import redis
 
 from pki.core.ids import DepositId
-from tests.kit.members import Pair
+from tests.kit.members import Pair, signed_call
 from tests.kit.processes import ROLES, Installation, answers, taken_away, wait_until
+from tests.kit.sink import sink
 from workers.app import QUEUES
 
 _HEALED = 40.0
@@ -26,11 +29,10 @@ def test_a_worker_is_killed_in_the_middle(pair: Pair) -> None:
         holding.execute("LOCK TABLE mailboxes IN EXCLUSIVE MODE")
         deposit = _send(pair, "killed")
         wait_until(lambda: installation.sql(_STUCK), _HEALED)
-        installation.kill("worker")
+        installation.kill("validator")
     assert _state(pair, deposit) == "received"
 
-    installation.start("worker")
-    _end_leases(installation)
+    installation.start("validator")
 
     _becomes_available(pair, deposit)
     # The job is struck off just after its effect: a worker killed between them does it again, and changes nothing.
@@ -52,12 +54,14 @@ def test_the_relay_is_killed(pair: Pair) -> None:
 
 
 def test_the_broker_is_emptied(pair: Pair) -> None:
-    """Wake-ups that the broker lost cost a delay and nothing else."""
-    pair.installation.stop("worker")
+    """Wake-ups that the broker lost cost nothing: a worker that begins looks by itself."""
+    pair.installation.stop("validator")
     deposit = _send(pair, "forgotten")
     wait_until(lambda: pair.installation.sql("SELECT 1 FROM jobs WHERE subject = %s AND wakes > 0", deposit), _HEALED)
     _empty(pair.installation)
-    pair.installation.start("worker")
+    # Nor does the relay wake anybody for now: it has done so for long, and nobody came.
+    pair.installation.sql("UPDATE jobs SET wake_at = now() + interval '1 hour'")
+    pair.installation.start("validator")
     _becomes_available(pair, deposit)
 
 
@@ -84,9 +88,25 @@ def test_the_broker_goes_away_under_a_working_worker(pair: Pair) -> None:
             # By now its worker is done and cannot say so.
             time.sleep(1)
     # Celery stops such a task on RabbitMQ, if it was quick enough: then the claim has to end first.
-    _end_leases(installation)
     _becomes_available(pair, first)
     _becomes_available(pair, _send(pair, "heard-again"))
+
+
+def test_validation_does_not_wait_for_a_webhook(pair: Pair) -> None:
+    """While a receiver keeps a post waiting, a deposit becomes available: before any post has ended."""
+    answering = threading.Event()
+    with sink(answering) as receiver:
+        wanted = json.dumps({"url": receiver.url, "types": ["keymailbox.deposit.available"]}).encode()
+        hook = signed_call(pair.globex, "POST", "/v1/webhooks", wanted).json()["id"]
+        try:
+            before = _posts(pair)
+            _becomes_available(pair, _send(pair, "told-slowly"))
+            wait_until(lambda: receiver.heard, _HEALED)
+            _becomes_available(pair, _send(pair, "not-held-up"))
+            assert _posts(pair) == before
+        finally:
+            answering.set()
+            signed_call(pair.globex, "DELETE", f"/v1/webhooks/{hook}")
 
 
 def test_the_database_is_away(pair: Pair) -> None:
@@ -113,7 +133,6 @@ def test_nothing_is_left_over(pair: Pair) -> None:
     assert len({one.deposit_id for one in taken}) == len(taken)
     assert pair.acme.alarms() == pair.globex.alarms() == []
     wait_until(lambda: pair.acme.receipts() is not None and not _open(pair), _HEALED)
-    _end_leases(pair.installation)
     wait_until(lambda: not pair.installation.sql(_UNPUBLISHED), _HEALED)
     assert pair.installation.sql("SELECT 1 FROM jobs WHERE dead_at IS NOT NULL") == []
     numbers = [view.sequence for view in pair.globex.mailbox()]
@@ -145,14 +164,14 @@ def _becomes_available(pair: Pair, deposit: DepositId) -> None:
     wait_until(lambda: pair.acme.client.status(deposit, wait=5).state == "available", _HEALED)
 
 
+def _posts(pair: Pair) -> list[str]:
+    """Return how many posts to webhooks have ended, by what came of them, as the worker counts them."""
+    figures = pair.installation.told("worker").text.splitlines()
+    return [line for line in figures if line.startswith("keymailbox_webhook_posts_total")]
+
+
 def _open(pair: Pair) -> list[tuple[object, ...]]:
     return pair.installation.sql("SELECT id FROM deposits WHERE state NOT IN ('acknowledged', 'superseded')")
-
-
-def _end_leases(installation: Installation) -> None:
-    """Let the minutes pass for which a claim of jobs, and a lease of the sequencer, outlive who held it."""
-    installation.sql("UPDATE jobs SET lease_until = now(), wake_at = now() WHERE lease_until IS NOT NULL")
-    installation.sql("DELETE FROM leases")
 
 
 def _empty(installation: Installation) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from pki.core import certificates, crl, deposits, kem, keys, requests, signatures, signers, x509
 from pki.core.capabilities import Capabilities, prefer
@@ -19,10 +19,11 @@ from pki.core.ids import KeyId
 from pki.core.kem import Hkdf
 from pki.core.keys import EcAlgorithm, KemAlgorithm, KeyAlgorithm, RsaAlgorithm
 from pki.core.packages import KeyMaterial
-from pki.core.signatures import SignatureAlgorithm
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.signers import SigningKey
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import CertificateKind
+from tests.kit.leaves import leaf_tbs
 
 NOW = datetime(2030, 5, 17, 12, 30, 15, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -31,7 +32,9 @@ PACKAGE_ID = bytes(range(16))
 
 
 def signing_key(seed: int, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> SigningKey:
-    """Return the same key for the same number."""
+    """Return the same key for the same number; of SLH-DSA and RSA a new one."""
+    if algorithm is SignatureAlgorithm.RSA:
+        return rsa_signing_key()
     if algorithm in signatures.SLH_DSA:
         return signers.load(algorithm, signers.generate(algorithm))
     return signers.load(algorithm, bytes([seed]) * signers.secret_size(algorithm))
@@ -39,7 +42,16 @@ def signing_key(seed: int, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML
 
 def new_signing_key(algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> SigningKey:
     """Return a new key."""
+    if algorithm is SignatureAlgorithm.RSA:
+        return rsa_signing_key()
     return signers.load(algorithm, signers.generate(algorithm))
+
+
+def rsa_signing_key(bits: int = 3072) -> SigningKey:
+    """Return a new RSA key of an authority, which is otherwise made in a token alone."""
+    key = rsa.generate_private_key(65537, bits)
+    public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return SigningKey(signatures.load(public), lambda message: key.sign(message, padding.PKCS1v15(), hashes.SHA384()))
 
 
 @lru_cache(maxsize=8)
@@ -106,7 +118,7 @@ class Authority:
         capabilities: Capabilities | None = None,
     ) -> bytes:
         """Return a certificate."""
-        tbs = x509.tbs_certificate(
+        tbs = leaf_tbs(
             serial=serial,
             issuer_der=self.issuing_der,
             address=address,
@@ -118,14 +130,6 @@ class Authority:
         )
         return x509.assemble(tbs, self.key.sign(tbs))
 
-    @property
-    def crl_key(self) -> MLDSA65PrivateKey | ec.EllipticCurvePrivateKey:
-        """The issuing CA's key, as the library's builder of revocation lists wants it."""
-        secret = bytes([self.seed + 1]) * signers.secret_size(self.algorithm)
-        if self.algorithm.curve:
-            return ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP384R1())
-        return MLDSA65PrivateKey.from_seed_bytes(secret)
-
     def crl(self, serials: Iterable[int] = (), *, at: datetime = NOW) -> Crl:
         """Return a verified list that revokes these serials."""
         return crl.verify_crl(self.crl_der(serials, at=at), issuing_der=self.issuing_der, now=at)
@@ -133,9 +137,30 @@ class Authority:
     def crl_der(self, serials: Iterable[int] = (), *, at: datetime = NOW) -> bytes:
         """Return a list that revokes these serials, in DER."""
         revoked = [(serial, Revoked(at, Reason.KEY_COMPROMISE)) for serial in serials]
-        return crl.build_crl(
-            self.issuing_der, self.crl_key, number=7, this_update=at, next_update=at + DAY, revoked=revoked
+        tbs = crl.crl_tbs(self.issuing_der, number=7, this_update=at, next_update=at + DAY, revoked=revoked)
+        return crl.assemble(tbs, self.key.sign(tbs), self.issuing_der)
+
+    def delta_der(
+        self,
+        serials: Iterable[int] = (),
+        *,
+        number: int = 8,
+        base: int = 7,
+        removed: Iterable[int] = (),
+        at: datetime = NOW,
+    ) -> bytes:
+        """Return a delta list to the full one."""
+        revoked = [(serial, Revoked(at, Reason.KEY_COMPROMISE)) for serial in serials]
+        tbs = crl.crl_tbs(
+            self.issuing_der,
+            number=number,
+            this_update=at,
+            next_update=at + DAY,
+            revoked=revoked,
+            base=base,
+            removed=removed,
         )
+        return crl.assemble(tbs, self.key.sign(tbs), self.issuing_der)
 
 
 @dataclass(frozen=True)
@@ -221,6 +246,32 @@ class Party:
         )
 
     @cached_property
+    def access_key(self) -> SigningKey:
+        """The access key."""
+        return signing_key(self.seed + 100, SignatureAlgorithm.ED25519)
+
+    @cached_property
+    def access_request(self) -> bytes:
+        """The request for the access certificate, signed by the access key."""
+        return requests.access_request(
+            self.address, self.access_key.public.spki, sign=self.access_key.sign, signing_time=self.requested
+        )
+
+    @cached_property
+    def access_der(self) -> bytes:
+        """The access certificate."""
+        spki = self.access_key.public.spki
+        return self.authority.issue(self.address, spki, CertificateKind.ACCESS, serial=self.seed * 10 + 2)
+
+    def listed(self, kind: CertificateKind) -> tuple[bytes, bytes, VerifyingKey]:
+        """Return a certificate of a kind, its request, and the key that has to have signed that."""
+        return {
+            CertificateKind.IDENTITY: (self.identity_der, self.identity_request, self.key.public),
+            CertificateKind.ENCRYPTION: (self.encryption_der, self.encryption_request, self.key.public),
+            CertificateKind.ACCESS: (self.access_der, self.access_request, self.access_key.public),
+        }[kind]
+
+    @cached_property
     def ski(self) -> bytes:
         """The identity key's identifier."""
         return kem.ski(self.spki)
@@ -242,13 +293,13 @@ class Party:
 
     def verified(self, kind: CertificateKind = CertificateKind.IDENTITY, *, now: datetime = NOW) -> VerifiedCertificate:
         """Return one of the certificates with every check passed."""
-        identity = kind is CertificateKind.IDENTITY
+        certificate, request, key = self.listed(kind)
         return certificates.check_listed(
-            self.identity_der if identity else self.encryption_der,
-            self.identity_request if identity else self.encryption_request,
+            certificate,
+            request,
             address=self.address,
             kind=kind,
-            identity_key=self.key.public,
+            identity_key=key,
             issuing_der=self.authority.issuing_der,
             root_der=self.authority.root_der,
             crl=None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -13,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,8 @@ START_SECONDS = 90
 STOP_SECONDS = 20
 START_TRIES = 3
 APT_SECONDS = 480
+_PORTS = (10_240, 24_000)
+_DRAWN = random.SystemRandom()
 
 T = TypeVar("T")
 
@@ -41,6 +45,8 @@ class Daemon:
     process: subprocess.Popen[bytes]
     stop_signal: signal.Signals
     watcher: subprocess.Popen[bytes]
+    again: Callable[[], Daemon] | None = field(default=None, repr=False, compare=False)
+    """Starts the same command once more, for who has killed it."""
 
     def stop(self) -> None:
         """End it by its process id: first in order, then, after `STOP_SECONDS`, with its whole session."""
@@ -58,6 +64,28 @@ class Daemon:
         self.watcher.wait(STOP_SECONDS)
         if self.watcher.stdin is not None:
             self.watcher.stdin.close()
+
+    def crash(self) -> Daemon:
+        """Kill -9 it with all its children, and return the same started again, which may not answer yet."""
+        # PostgreSQL's children have sessions of their own, and would outlive their parent for a moment.
+        for pid in [self.process.pid, *_children(self.process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(STOP_SECONDS)
+        self.stop()
+        assert self.again is not None, "nobody said how it is started"
+        return self.again()
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.name))
+    return found
 
 
 def spawn(
@@ -82,7 +110,12 @@ def spawn(
             group=user.pw_gid if user else None,
             extra_groups=[] if user else None,
         )
-    return Daemon(process, stop_signal, _watch(process.pid, stop_signal))
+    return Daemon(
+        process,
+        stop_signal,
+        _watch(process.pid, stop_signal),
+        lambda: spawn(command, log, user, environment, stop_signal),
+    )
 
 
 def _watch(pid: int, stop_signal: signal.Signals) -> subprocess.Popen[bytes]:
@@ -136,10 +169,20 @@ def with_other_ports(start: Callable[[], T]) -> T:
 
 
 def free_port() -> int:
-    """A loopback port that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody has at this moment.
+
+    Below those of outgoing connections (from 32768 on Linux), which would take it while its process is being started
+    again; drawn, so that test processes side by side seldom draw the same.
+    """
+    for _ in range(1000):
+        port = _DRAWN.randrange(*_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no loopback port between {_PORTS[0]} and {_PORTS[1]} is free")
 
 
 def daemon_user(name: str) -> pwd.struct_passwd | None:
@@ -218,6 +261,16 @@ def apt_install(package: str, proof: Path) -> None:
         raise ServiceMissingError(
             f"{package} neither answers on loopback nor is installed, and there is no apt-get here"
         )
+    # One at a time: apt-get waits for another's installing, but not for another's lists.
+    with Path("/run/keymailbox-apt.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not proof.exists():
+            _install(package, hint)
+    if not proof.exists():
+        raise ServiceMissingError(f"{package} is installed, but {proof} is not there")
+
+
+def _install(package: str, hint: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_autostart():
         for arguments in (["update"], ["install", "--yes", "--no-install-recommends", package]):
@@ -236,8 +289,6 @@ def apt_install(package: str, proof: Path) -> None:
             if done.returncode != 0:
                 output = done.stdout.decode(errors="replace")[-2000:]
                 raise ServiceMissingError(f"{package}: apt-get {arguments[0]} failed. {hint}\n{output}")
-    if not proof.exists():
-        raise ServiceMissingError(f"{package} is installed, but {proof} is not there")
 
 
 @contextmanager

@@ -22,12 +22,15 @@ from pki.core.kem import KemAlgorithm
 from pki.core.signatures import SignatureAlgorithm, VerifyingKey
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import CertificateKind
-from pki.server.services import issuing
+from pki.server.services import status
+from pki.server.store import lag
 from pki.tenant.agent import Agent
 from pki.tenant.contexts import Context, default_name, load
 from pki.tenant.enrolment import Invitation
 from tests.kit.authority import new_signing_key
+from tests.kit.leaves import leaf_tbs
 from tests.kit.memory_holder import MemoryHolder
+from tests.kit.processes import wait_until
 from tests.kit.site import Site, now
 
 Change = Callable[[httpx2.Request, int, bytes], tuple[int, bytes]]
@@ -99,7 +102,7 @@ class Desk:
         self.trouble: list[Exception] = []
 
     def __enter__(self) -> Self:
-        issuing.publish_crl(self.site.deps, self.site.signer)
+        status.publish(self.site.deps, self.site.keys)
         self._hands.start()
         return self
 
@@ -127,6 +130,7 @@ class Desk:
             home=self.home(address),
             holder=MemoryHolder(),
             identity=identity,
+            clock=self.site.deps.clock.now,
             sleep=impatient,
             transport=wire,
         )
@@ -134,7 +138,14 @@ class Desk:
 
     def reopen(self, agent: Agent, wire: Wire | None = None) -> Agent:
         """Return the agent as a new process sees it."""
-        return self._open.enter_context(Agent(self.context(agent), agent.holder, sleep=impatient, transport=wire))
+        clock = self.site.deps.clock.now
+        return self._open.enter_context(
+            Agent(self.context(agent), agent.holder, clock=clock, sleep=impatient, transport=wire)
+        )
+
+    def settle(self) -> None:
+        """Return once the workers have nothing left to do: a deposit that was sent is in its mailbox."""
+        wait_until(self._idle)
 
     def context(self, agent: Agent) -> Context:
         """Return an agent's context from the disk."""
@@ -166,8 +177,8 @@ class Desk:
         return Forged(parsed.der, request, key.public)
 
     def _sign(self, address: Address, spki: bytes, kind: CertificateKind) -> bytes:
-        signer = self.site.signer
-        tbs = x509.tbs_certificate(
+        signer = self.site.keys.current
+        tbs = leaf_tbs(
             serial=secrets.randbits(150),
             issuer_der=signer.certificate_der,
             address=address,
@@ -177,6 +188,10 @@ class Desk:
             kind=kind,
         )
         return x509.assemble(tbs, signer.sign(tbs))
+
+    def _idle(self) -> bool:
+        with self.site.deps.store.read() as unit:
+            return not {"issue", "validate"} & lag.queues(unit, self.site.deps.clock.now()).keys()
 
     def _work(self) -> None:
         while not self._stop.is_set():

@@ -13,7 +13,7 @@ from pki.core.events import Event, EventType
 from pki.core.ids import DepositId, EventId, KeyId, RequestId, fingerprint, request_id
 from pki.core.tenants import Address, TenantName, parse_address
 from pki.core.x509 import CertificateKind
-from pki.server.ports import Instance, Invitation, NewDeposit, ReceiptRecord, RequestRecord
+from pki.server.facts import Instance, Invitation, NewDeposit, ReceiptRecord, RequestRecord
 
 NOW = datetime(2030, 5, 17, 12, 30, 15, 123456, tzinfo=UTC)
 ACME = parse_address("acme/eu-west")

@@ -109,6 +109,33 @@ class RsaReader:
         return hashlib.sha256(public).digest()[:20]
 
 
+@dataclass(frozen=True)
+class RsaSigner:
+    """An authority's RSA key: PKCS #1 v1.5."""
+
+    reader: RsaReader
+
+    @property
+    def ski(self) -> bytes:
+        """The key's identifier."""
+        return self.reader.ski
+
+    @property
+    def spki(self) -> bytes:
+        """The SubjectPublicKeyInfo."""
+        return self.reader.key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a signature with SHA-384."""
+        return self.reader.key.sign(message, padding.PKCS1v15(), hashes.SHA384())
+
+    def sign_otherwise(self, message: bytes) -> bytes:
+        """Return a signature with SHA-256, which is not what an authority here makes."""
+        return self.reader.key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+
+
 @lru_cache(maxsize=1)
 def fresh() -> rsa.RSAPrivateKey:
     """Return a new RSA key, the same all through a run."""

@@ -10,6 +10,7 @@ from pki.core.tenants import parse_address
 from tests.kit import forge, tlv
 from tests.kit.authority import NOW
 from tests.kit.forge import GOOD, Signer
+from tests.kit.forge_classical import RsaSigner
 
 DAY = timedelta(days=1)
 ROOT, ISSUING = Signer(1), Signer(2)
@@ -95,7 +96,7 @@ def certificate(
 
 def ca(
     title: str,
-    key: Signer,
+    key: Signer | RsaSigner,
     issuer: tuple[str, Signer],
     *,
     serial: int,
@@ -124,26 +125,29 @@ def ca(
 def crl(
     serials: Sequence[int] = (),
     *,
+    number: int = 7,
     issuer: bytes = ISSUER_NAME,
     at: datetime = NOW,
     until: datetime = NOW + DAY,
     extra: Sequence[bytes] = (),
     entry: bytes = b"",
+    algorithm: bytes = GOOD,
+    by: bytes = ISSUING.ski,
     sign: Callable[[bytes], bytes] = ISSUING.sign,
 ) -> bytes:
-    """Return a revocation list; ``entry`` are extensions of each entry."""
+    """Return a revocation list; ``entry`` are extensions of each entry, ``by`` is the key identifier of the signer."""
     entries = [tlv.seq(tlv.integer(serial), tlv.utc(at), tlv.seq(entry) if entry else b"") for serial in serials]
-    listed = [extension(CRL_NUMBER, tlv.integer(7)), aki(), *extra]
+    listed = [extension(CRL_NUMBER, tlv.integer(number)), aki(by), *extra]
     tbs = tlv.seq(
         tlv.integer(1),
-        GOOD,
+        algorithm,
         issuer,
         tlv.utc(at),
         tlv.utc(until),
         tlv.seq(*entries) if entries else b"",
         tlv.context(0, tlv.seq(*listed)),
     )
-    return tlv.seq(tbs, GOOD, tlv.bits(sign(tbs)))
+    return tlv.seq(tbs, algorithm, tlv.bits(sign(tbs)))
 
 
 def statement(serial: int = 4711) -> bytes:

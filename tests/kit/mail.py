@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ from pki.core.receipts import RefusalReason
 from pki.core.signers import SigningKey
 from pki.core.tenants import parse_address
 from pki.core.x509 import CertificateKind, parse_certificate
-from pki.server.ports import CA_FOLDER, ISSUING_FILE, ROOT_FILE, Caller, DepositRecord, Instance, Job
-from pki.server.services.deposits import Accepted, Incoming, accept, accept_all, validate
+from pki.server.adapters.linter import PkiLinter
+from pki.server.adapters.profiles import FileProfiles
+from pki.server.facts import Caller, DepositRecord, Instance, Job
+from pki.server.ports import CA_FOLDER, ISSUING_FILE, ROOT_FILE
+from pki.server.services.deposits import Accepted, Answer, Handed, Incoming, accept, accept_all, read, validate
 from pki.server.services.deps import Deps
 from pki.server.settings import load_settings
 from pki.server.store import certificates as certificate_store
 from pki.server.store import deposits as deposit_store
 from pki.server.store import events as event_store
+from pki.server.store import limits as limit_store
 from pki.server.store import outbox, tenants
 from pki.server.store.engine import Store
 from tests.kit import authority
@@ -63,7 +68,9 @@ class Office:
         (folder / ISSUING_FILE).write_bytes(authority.authority().issuing_der)
         self.store = store
         self.clock = Clock(NOW + timedelta(seconds=1, microseconds=250))
-        self.deps = Deps(store, load_settings(home=home, database_url=url, **settings), self.clock)
+        self.deps = Deps(
+            store, load_settings(home=home, database_url=url, **settings), self.clock, PkiLinter(), FileProfiles(home)
+        )
         for party in (ACME, GLOBEX, INITECH):
             self.enrol(party)
 
@@ -123,6 +130,11 @@ class Office:
         """Hand in deposits, each with an idempotency key of its own."""
         return accept(self.deps, self.caller(sender), [Incoming(body, secrets.token_hex(8)) for body in bodies])
 
+    def accept_together(self, *given: tuple[Party, Incoming]) -> list[Answer]:
+        """Hand in deposits of several senders in one commit, a request each."""
+        handed = [Handed([read(self.deps, self.caller(sender), item)]) for sender, item in given]
+        return [answer for found in accept_all(self.deps, handed) if isinstance(found, list) for answer in found]
+
     def send(self, sender: Party, to: Party, count: int = 1, **changes: Any) -> list[DepositId]:
         """Hand in sound deposits and return their ids."""
         answers = self.accept(sender, *(compose(sender, to, **changes) for _ in range(count)))
@@ -139,7 +151,7 @@ class Office:
     def send_for(self, sender: Party, to: Party, supersedes: DepositId) -> Accepted | KeymailboxError:
         """Hand in a deposit in another's place."""
         item = Incoming(compose(sender, to), secrets.token_hex(8), supersedes)
-        (answer,) = accept_all(self.deps, [(self.caller(sender), item)])
+        (answer,) = accept(self.deps, self.caller(sender), [item])
         return answer
 
     def record(self, deposit_id: DepositId) -> DepositRecord:
@@ -205,3 +217,12 @@ def answer(
 def codes(answers: Sequence[object]) -> list[str]:
     """Return the stable codes of errors, and ``ok`` for the rest."""
     return [found.code if isinstance(found, KeymailboxError) else "ok" for found in answers]
+
+
+@contextmanager
+def tallied(store: Store, database_url: str, path: Path) -> Iterator[Office]:
+    """An office where, whatever was done there, what is counted in the end is what there is."""
+    made = Office(store, database_url, path)
+    yield made
+    with store.read() as unit:
+        assert limit_store.differing(unit) == []

@@ -12,7 +12,7 @@ from pki.core import kem, keys, signers
 from pki.core.errors import ConflictError, NotFoundError, UnwrapError
 from pki.core.keys import KeyAlgorithm
 from pki.core.packages import KeyMaterial
-from pki.core.signatures import SignatureAlgorithm, VerifyingKey, named
+from pki.core.signatures import SignatureAlgorithm, VerifyingKey, check_identity
 from pki.core.signers import SigningKey
 from pki.tenant.ports import EncryptionKey, KeyName
 
@@ -32,7 +32,7 @@ class MemoryHolder:
 
     def create_identity(self, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> VerifyingKey:
         """Make the identity key unless there is one."""
-        named(algorithm.label)
+        check_identity(algorithm)
         with self._lock:
             self._identity = self._identity or signers.load(algorithm, signers.generate(algorithm))
         return self.identity_public()

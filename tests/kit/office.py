@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import load_der_x509_certificate
@@ -21,9 +22,14 @@ from pki.core.ids import Fingerprint, RequestId
 from pki.core.kem import KemAlgorithm
 from pki.core.signers import SigningKey
 from pki.core.tenants import Address, parse_address
-from pki.server.adapters.signers.file import FileSigner, create_ca
-from pki.server.ports import Caller, Job, RequestRecord
-from pki.server.services import access, certificates
+from pki.server.adapters.linter import PkiLinter
+from pki.server.adapters.profiles import FileProfiles
+from pki.server.adapters.signers.file import FileKeys
+from pki.server.adapters.signers.held import HeldKey, hold
+from pki.server.adapters.signers.home import create_ca
+from pki.server.facts import Caller, Job, RequestRecord
+from pki.server.ports import CaKeys
+from pki.server.services import access, calls, certificates, status
 from pki.server.services.access import Enrolment, EnrolmentResult
 from pki.server.services.deps import Deps
 from pki.server.settings import Settings
@@ -50,13 +56,32 @@ class SteppedClock:
         self.time += by
 
 
+def authenticate(deps: Deps, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Caller:
+    """Check a signed request and use it up, as the API does, with a keyring of its own."""
+    keyring = calls.Keyring()
+    key_id = httpsig.claimed_key({name.lower(): value for name, value in headers.items()})
+    for instance in calls.find(deps, [key_id] if key_id else []):
+        if instance is not None:
+            keyring.remember(instance)
+    ticket = calls.verify(deps, keyring, method, url, headers, body)
+    (error,) = calls.spend_for_changes(deps, [ticket])
+    if error is not None:
+        raise error
+    return ticket.caller
+
+
 @dataclass
 class Office:
     """A server without HTTP and workers: tests call what those would call."""
 
     deps: Deps
-    signer: FileSigner
+    signer: HeldKey
     clock: SteppedClock
+
+    @property
+    def keys(self) -> CaKeys:
+        """What the issuer process holds."""
+        return CaKeys(self.signer)
 
     def invite(self, tenant: str) -> tuple[str, str]:
         """Return reference and secret of a fresh invitation."""
@@ -73,9 +98,9 @@ class Office:
         with self.deps.store.unit() as unit:
             jobs = outbox.claim(unit, certificates.QUEUE, 100, now=now, lease=timedelta(minutes=5))
         wanted = [RequestId(job.subject) for job in jobs if job.kind == certificates.ISSUE_JOB]
-        results = dict(certificates.issue(self.deps, self.signer, wanted))
+        results = dict(certificates.issue(self.deps, self.keys, wanted))
         if any(job.kind == certificates.CRL_JOB for job in jobs):
-            certificates.publish_crl(self.deps, self.signer)
+            status.publish(self.deps, self.keys)
         failed = {key for key, result in results.items() if isinstance(result, KeymailboxError)}
         with self.deps.store.unit() as unit:
             outbox.finish(unit, [job.id for job in jobs if job.subject not in failed])
@@ -135,7 +160,10 @@ class Kms:
 
     def identity_request(self, now: datetime) -> bytes:
         """Return a request for the identity certificate."""
-        return requests.identity_request(self.address, self.spki, sign=self.identity.sign, signing_time=now)
+        algorithm = self.identity.public.algorithm
+        return requests.identity_request(
+            self.address, self.spki, sign=self.identity.sign, signing_time=now, algorithm=algorithm
+        )
 
     def enrolment(self, reference: str, secret: str, *, now: datetime) -> Enrolment:
         """Return what an invitation is answered with."""
@@ -143,7 +171,7 @@ class Kms:
 
     def caller(self, office: Office) -> Caller:
         """Return this instance as an authenticated caller."""
-        return access.authenticate(office.deps, *self.call(office, "GET", "/v1/mailboxes"))
+        return authenticate(office.deps, *self.call(office, "GET", "/v1/mailboxes"))
 
     def call(
         self, office: Office, method: str, path: str, body: bytes = b"", *, created: datetime | None = None
@@ -210,7 +238,7 @@ class Kms:
         )
 
 
-def open_office(store: Store, home: Path) -> Office:
+def open_office(store: Store, home: Path, **settings: Any) -> Office:
     """Return an office on a migrated store; all offices of a test run have the same CA, which takes a while to make."""
     files, signer = _authority()
     for name, content in files.items():
@@ -218,13 +246,14 @@ def open_office(store: Store, home: Path) -> Office:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     clock = SteppedClock()
-    return Office(Deps(store, Settings(home=home), clock), signer, clock)
+    deps = Deps(store, Settings(home=home, **settings), clock, PkiLinter(), FileProfiles(home))
+    return Office(deps, signer, clock)
 
 
 @lru_cache(maxsize=1)
-def _authority() -> tuple[Mapping[Path, bytes], FileSigner]:
+def _authority() -> tuple[Mapping[Path, bytes], HeldKey]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        create_ca(home, PASSPHRASE, NOW - timedelta(days=1))
+        chain = create_ca(home, PASSPHRASE, NOW - timedelta(days=1))
         files = {path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()}
-        return files, FileSigner(home, PASSPHRASE)
+        return files, hold(FileKeys(home, PASSPHRASE), chain.issuing)

@@ -1,8 +1,9 @@
-"""The server as it runs in production: api, relay, worker, issuer, sequencer and beat, each a real process."""
+"""The server as it runs in production: api, relay, the workers and beat, each a real process."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -26,6 +27,8 @@ from pki.server.services import access
 from pki.server.settings import Settings, load_settings
 from tests.kit.daemons import LOOPBACK, free_port
 from tests.kit.proxy import TcpProxy
+from tests.kit.services import logins
+from tests.kit.tokens import SoftToken
 from workers.app import QUEUES
 
 START_SECONDS = 60.0
@@ -34,12 +37,15 @@ STOP_SECONDS = 40.0
 ROLES: Mapping[str, tuple[str, ...]] = {
     "api": ("api",),
     "relay": ("relay",),
-    "worker": ("worker", "--queues", "validate,notify,rotate,report", "--concurrency", "1"),
+    "validator": ("worker", "--queues", "validate"),
+    "worker": ("worker", "--queues", "notify,rotate,report"),
     "issuer": ("worker", "--queues", "issue"),
     "sequencer": ("worker", "--queues", "sequence"),
     "beat": ("beat",),
 }
 """What is typed after ``kmb-server`` for each process."""
+_OWNERS = ("init", "migrate")
+"""The commands that have the login that owns the tables."""
 
 T = TypeVar("T")
 
@@ -87,6 +93,20 @@ class Installation:
     port: int = field(default_factory=free_port)
     running: dict[str, Running] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    lookouts: dict[str, int] = field(default_factory=dict)
+    """Where each process tells its figures."""
+    ports: dict[str, int] = field(default_factory=dict)
+    """Where an API process listens that does not listen where the clients connect to: there is something in front."""
+    token: SoftToken | None = None
+    """Holds the issuing CA's key, made in a ceremony; without one the key is in a file."""
+    code: Path | None = None
+    """Where the code of all processes and commands lies that `codes` does not name; None is this release's own."""
+    codes: dict[str, Path | None] = field(default_factory=dict)
+    """The code of one process or command by its name."""
+    direct: bool = False
+    """Nothing is cut, so nothing is in between: the proxies would cost what is measured."""
+    apart: bool = False
+    """The root is kept apart from the home, and the first issuing CA made in a ceremony too."""
 
     def __post_init__(self) -> None:
         self.home = self.room / "home"
@@ -99,8 +119,21 @@ class Installation:
         self.logs.mkdir(parents=True)
         self.passphrase.write_text(secrets.token_urlsafe(24))
         self.passphrase.chmod(0o600)
+        if self.token is not None or self.apart:
+            self.hold_ceremony(*(["--token"] if self.token is not None else []))
         self.command("init", private=True)
         return self
+
+    def hold_ceremony(self, *request: str, root: str = "p-384") -> dict[str, Any]:
+        """Make a root, and the next issuing CA of this server as ``ca request`` is told; return what was installed."""
+        folder, asked, issued = (self.room / name for name in ("root", "asked.csr", "issued.pem"))
+        self.command("ca", "init", "--root", str(folder), "--algorithm", root, root=True)
+        wanted = json.loads(self.command("ca", "request", *request, "--out", str(asked), "--json", private=True))
+        words = ("--root", str(folder), "--request", str(asked), "--out", str(issued), "--json")
+        signed = self.command("ca", "sign-issuing", *words, "--fingerprint", wanted["key_fingerprint"], root=True)
+        known = json.loads(signed)["root_fingerprint"]
+        told = self.command("ca", "install", str(issued), "--root-fingerprint", known, "--json", private=True)
+        return {**wanted, **json.loads(told)}
 
     def __exit__(self, *_: object) -> None:
         self.database.restore()
@@ -122,6 +155,10 @@ class Installation:
         names = names or tuple(ROLES)
         for name in names:
             role = name.partition("-")[0]
+            if name not in self.lookouts:
+                # A port that was free a moment ago may be the one that another of ours is about to take.
+                taken = {self.port, *self.lookouts.values()}
+                self.lookouts[name] = next(port for port in iter(free_port, None) if port not in taken)
             log = self.logs / f"{name}-{secrets.token_hex(2)}.log"
             with log.open("ab") as output:
                 process = subprocess.Popen(
@@ -129,7 +166,9 @@ class Installation:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=self.environment(private=role == "issuer"),
+                    env=self.environment(private=role == "issuer", role=role, name=name)
+                    | {"KMB_METRICS_PORT": str(self.lookouts[name]), "KMB_PORT": str(self.ports.get(name, self.port))},
+                    cwd=self._code(name),
                     start_new_session=True,
                 )
             self.running[name] = Running(name, process, log)
@@ -147,38 +186,63 @@ class Installation:
         """Kill -9 a process with its children."""
         self.running.pop(name).kill()
 
-    def command(self, *arguments: str, private: bool = False) -> str:
-        """Run a ``kmb-server`` command to its end and return what it printed."""
+    def command(self, *arguments: str, private: bool = False, root: bool = False) -> str:
+        """Run a ``kmb-server`` command to its end, ``root`` with the root's passphrase; return what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "workers.cli", *arguments],
-            env=self.environment(private=private),
+            env=self.environment(private=private, role=arguments[0])
+            | ({"KMB_ROOT_PASSPHRASE_FILE": str(self.passphrase)} if root else {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            cwd=self._code(arguments[0]),
             timeout=START_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode(errors="replace")
         return done.stdout.decode()
 
+    def told(self, name: str, path: str = "/metrics") -> httpx2.Response:
+        """Return what a process tells on its own port."""
+        return httpx2.get(f"http://{LOOPBACK}:{self.lookouts[name]}{path}", timeout=30, trust_env=False)
+
     def invite(self, tenant: str) -> dict[str, str]:
         """Return an invitation for an instance of a tenant, as ``kmb-server tenant invite --json`` prints it."""
-        return invite(load_settings(home=self.home, database_url=self.database_url), tenant)
+        # As the owner: what an earlier release has made knows no other login yet.
+        url = logins(self.database_url)[1] if self.code is None else self.database_url
+        return invite(load_settings(home=self.home, database_url=url), tenant)
 
-    def environment(self, *, private: bool = False) -> dict[str, str]:
-        """Return the environment of a process; only with ``private`` does it lead to the CA's passphrase."""
+    def environment(self, *, private: bool = False, role: str = "", name: str = "") -> dict[str, str]:
+        """Return the environment of a process; only with ``private`` does it lead to the CA's passphrase and token.
+
+        ``role`` is the command: the API has a login of its own, and who migrates has the one that owns the tables.
+        An earlier release has that one everywhere. ``name`` is the process, where it is not called like its command.
+        """
+        owner, code = self._reach(self.database_url, self.database.port), self._code(name or role)
+        api, workers = (self._reach(url, self.database.port) for url in logins(self.database_url))
         clean = {name: value for name, value in os.environ.items() if not name.startswith("KMB_")}
         told = {
             "KMB_HOME": str(self.home),
-            "KMB_DATABASE_URL": _through(self.database_url, self.database.port),
-            "KMB_BROKER_URL": _through(self.broker_url, self.broker.port),
+            "KMB_DATABASE_URL": api if role == "api" else workers,
+            "KMB_BROKER_URL": self._reach(self.broker_url, self.broker.port),
             "KMB_QUEUE_PREFIX": self.prefix,
             "KMB_PORT": str(self.port),
             "KMB_WEBHOOK_ALLOW_PRIVATE": "true",
             **self.variables,
         }
+        if role in _OWNERS:
+            told |= {"KMB_OWNER_DATABASE_URL": owner, "KMB_API_DATABASE_URL": api}
+        if code is not None:
+            told |= {"KMB_DATABASE_URL": owner, "PYTHONPATH": str(code)}
         if private:
             told["KMB_PASSPHRASE_FILE"] = str(self.passphrase)
+            told |= self.token.settings if self.token is not None else {}
         return {**clean, **told}
+
+    def _code(self, name: str) -> Path | None:
+        return self.codes.get(name, self.code)
+
+    def _reach(self, url: str, port: int) -> str:
+        return url if self.direct else _through(url, port)
 
     def sql(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement on the database itself, past the proxy, and return its rows."""
@@ -197,8 +261,14 @@ class Installation:
 
     def _ready(self, one: Running) -> None:
         if one.name.startswith("api"):
-            wait_until(lambda: answers(f"{self.url}/readyz"), on=one)
-        elif one.name not in ("relay", "beat"):
+            port = self.ports.get(one.name, self.port)
+            wait_until(lambda: answers(f"http://{LOOPBACK}:{port}/readyz"), on=one)
+        elif one.name.partition("-")[0] in ("relay", "beat"):
+            # Alive, not ready: they are started while what they need is away, too. The previous release does not say.
+            wait_until(
+                lambda: self._code(one.name) or answers(f"http://{LOOPBACK}:{self.lookouts[one.name]}/livez"), on=one
+            )
+        else:
             wait_until(lambda: b" ready." in one.log.read_bytes(), on=one)
 
 

@@ -8,7 +8,8 @@ import struct
 import threading
 from typing import Self
 
-LOOPBACK = "127.0.0.1"
+from tests.kit.daemons import LOOPBACK, free_port
+
 CHUNK = 65536
 
 
@@ -20,6 +21,8 @@ class TcpProxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._connected = False
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._listener = _bound()
         self._acceptor: threading.Thread | None = None
         self.restore()
@@ -49,8 +52,13 @@ class TcpProxy:
         if acceptor is not None:
             acceptor.join()
 
+    def hold(self) -> None:
+        """Let nothing through any more, and say nothing: what a network does that swallows its packets."""
+        self._flowing.clear()
+
     def restore(self) -> None:
-        """Accept connections again; nothing happens if it does already."""
+        """Accept connections again, and let through what was held; nothing happens if it does already."""
+        self._flowing.set()
         with self._lock:
             if self._acceptor is None:
                 self._connected = True
@@ -73,7 +81,7 @@ class TcpProxy:
 
     def _forward(self, client: socket.socket) -> None:
         try:
-            server = socket.create_connection(self._target, timeout=5)
+            server = self._reached()
         except OSError:
             _reset(client)
             return
@@ -84,22 +92,48 @@ class TcpProxy:
                 _reset(server)
                 return
             self._open |= {client, server}
-        back = threading.Thread(target=_pump, args=(server, client), name="proxy-back", daemon=True)
+        back = threading.Thread(target=self._pump, args=(server, client), name="proxy-back", daemon=True)
         back.start()
-        _pump(client, server)
+        self._pump(client, server)
         back.join()
         with self._lock:
             self._open -= {client, server}
         client.close()
         server.close()
 
+    def _reached(self) -> socket.socket:
+        return socket.create_connection(self._target, timeout=5)
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        """Copy until the source ends, then end the sink's half, so that a half-closed connection stays one."""
+        with contextlib.suppress(OSError):
+            while data := source.recv(CHUNK):
+                self._flowing.wait()
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+class Balancer(TcpProxy):
+    """The same in front of several targets: each connection goes to the next one that takes it."""
+
+    def __init__(self, host: str, ports: list[int]) -> None:
+        self._targets = [(host, port) for port in ports]
+        self._next = 0
+        super().__init__(host, ports[0])
+
+    def _reached(self) -> socket.socket:
+        self._next += 1
+        for place in range(len(self._targets)):
+            with contextlib.suppress(OSError):
+                return socket.create_connection(self._targets[(self._next + place) % len(self._targets)], timeout=5)
+        raise ConnectionRefusedError
+
 
 def _bound() -> socket.socket:
     """A socket bound to a free port by its number: Linux keeps only such a port through shutdown and listen."""
     for _ in range(20):
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -109,15 +143,6 @@ def _bound() -> socket.socket:
         else:
             return listener
     raise OSError("no loopback port is free")
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Copy until the source ends, then end the sink's half, so that a half-closed connection stays one."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(CHUNK):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
 
 
 def _reset(connection: socket.socket) -> None:

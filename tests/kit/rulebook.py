@@ -21,8 +21,12 @@ _NOT_TESTS = {"test_core_rules.py", "test_vectors_own.py"}
 ON_THE_SERVER = {
     "REQ-006": "test_without_an_identity_certificate_there_is_no_encryption_certificate",
     "REQ-007": "test_a_request_that_waited_too_long_is_rejected",
+    "ISS-001": "test_what_the_linter_finds_stops_the_signature",
+    "CMP-009": "test_a_transaction_is_opened_once",
+    "CMP-011": "test_what_is_replaced_is_the_senders",
     "DEP-011": "test_a_replayed_deposit_is_refused",
     "REV-002": "test_nobody_else_revokes",
+    "REV-003": "test_a_row_that_says_revoked_proves_nothing",
 }
 """The rules that need the store to decide, and their tests."""
 

@@ -20,12 +20,12 @@ from honcho.environ import parse_procfile
 from honcho.manager import Manager
 from sqlalchemy import make_url
 
-from tests.kit.services import ServiceMissingError, Services, create_database
+from tests.kit.services import ServiceMissingError, Services, create_database, logins
 
 ROOT = Path(__file__).resolve().parents[2]
 DATABASE = "keymailbox_serve"
 LOOPBACK = "127.0.0.1"
-ISSUER = "issuer"
+API, ISSUER = "api", "issuer"
 
 
 def main() -> int:
@@ -37,10 +37,14 @@ def main() -> int:
         try:
             port = _port()
             everyone, keyholder = _environments(services, state, port)
+            owner = _database(services)
+            api, workers = logins(owner)
+            everyone["KMB_DATABASE_URL"] = keyholder["KMB_DATABASE_URL"] = workers
+            urls = {"KMB_OWNER_DATABASE_URL": owner, "KMB_API_DATABASE_URL": api}
             # What it says to do next fits a server that is set up by hand; what fits this one is said below.
-            subprocess.run(["kmb-server", "init"], env=keyholder, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(["kmb-server", "init"], env=keyholder | urls, check=True, stdout=subprocess.DEVNULL)
             _keep_environment(state / "env", everyone)
-            return _run(everyone, keyholder)
+            return _run({"": everyone, ISSUER: keyholder, API: everyone | {"KMB_DATABASE_URL": api}})
         except (ServiceMissingError, UnusableError) as error:
             print(f"serve: {error}", file=sys.stderr)
             return 1
@@ -71,7 +75,6 @@ def _environments(services: Services, state: Path, port: int) -> tuple[dict[str,
     everyone |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
-        "KMB_DATABASE_URL": _database(services),
         "KMB_BROKER_URL": services.rabbitmq.url,
         "KMB_HOME": str(state / "home"),
         "KMB_HOST": LOOPBACK,
@@ -91,11 +94,12 @@ def _keep_environment(path: Path, everyone: Mapping[str, str]) -> None:
     path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()))
 
 
-def _run(everyone: Mapping[str, str], keyholder: Mapping[str, str]) -> int:
+def _run(environments: Mapping[str, Mapping[str, str]]) -> int:
     manager = Manager()
+    everyone = environments[""]
     processes = commands((ROOT / "Procfile").read_text(), int(everyone["KMB_PORT"]))
     for name, arguments in processes.items():
-        environment = keyholder if name == ISSUER else everyone
+        environment = environments.get(name, everyone)
         # honcho goes through a shell: a quoted vector leaves it nothing to interpret, and exec leaves no shell behind.
         manager.add_process(name, f"exec {shlex.join(arguments)}", env=dict(environment), cwd=str(ROOT))
     print(f"serve: {everyone['KMB_PUBLIC_URL']} (state in var/serve; Ctrl-C stops). Next, in another terminal:")

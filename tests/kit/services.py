@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import hashlib
 import importlib.util
 import os
 import pwd
@@ -51,10 +52,13 @@ __all__ = [
     "Services",
     "create_database",
     "drop_database",
+    "login",
+    "logins",
     "new_database",
     "postgres",
     "rabbitmq",
     "redis",
+    "small_postgres",
 ]
 
 
@@ -176,16 +180,39 @@ def create_database(admin_url: str, name: str) -> None:
     _execute(make_url(admin_url), statement)
 
 
+def logins(url: str) -> tuple[str, str]:
+    """Return the URLs of a database's API and workers, whose logins migrating makes; names are the whole cluster's."""
+    database = make_url(url).database or ""
+    return login(url, f"{database}_api"), login(url, f"{database}_workers")
+
+
+def login(url: str, name: str) -> str:
+    """Return a database's URL for a login that `logins` named."""
+    password = hashlib.sha256(f"{name} on {make_url(url).host}".encode()).hexdigest()
+    return _text(make_url(url).set(username=name, password=password))
+
+
 def drop_database(url: str) -> None:
-    """Drop a throwaway database, ending the sessions that are still in it."""
+    """Drop a throwaway database, ending the sessions that are still in it, and the logins that were made for it."""
     target = make_url(url)
     if target.database is None or not target.database.startswith("kmb_"):
         raise ValueError(f"not a throwaway database: {target.database}")
     statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(target.database))
     _execute(target.set(database="postgres"), statement)
+    for one in logins(url):
+        name = sql.Identifier(make_url(one).username or "")
+        _execute(target.set(database="postgres"), sql.SQL("DROP ROLE IF EXISTS {}").format(name))
 
 
-def _private_postgres(state_dir: Path) -> Service:
+def small_postgres(state_dir: Path, wal: Path) -> Service:
+    """A PostgreSQL with its data in ``state_dir``, on a disk that may be small, and its log of changes in ``wal``."""
+    user = daemon_user("postgres")
+    wal.mkdir()
+    own(wal, user, 0o700)
+    return _private_postgres(state_dir, f"--waldir={wal}")
+
+
+def _private_postgres(state_dir: Path, *more: str) -> Service:
     user = daemon_user("postgres")
     home = room(state_dir, "postgres", user)
     data, password, log = home / "data", home / "password", home / "log"
@@ -200,7 +227,7 @@ def _private_postgres(state_dir: Path) -> Service:
         fresh = home / "password.new"
         fresh.write_text(secrets.token_urlsafe(24))
         own(fresh, user, 0o600)
-        options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--no-sync"]
+        options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--no-sync", *more]
         run([str(binaries / "initdb"), f"--pgdata={data}", f"--pwfile={fresh}", *options], log, user)
         # Only now: the password's presence says that initdb came to its end.
         fresh.rename(password)

@@ -19,8 +19,12 @@ from pki.core import (
     crl,
     deposits,
     envelope,
+    issuers,
     kem,
     keys,
+    ocsp,
+    officers,
+    orders,
     packages,
     policy,
     receipts,
@@ -29,6 +33,8 @@ from pki.core import (
     x509,
 )
 from pki.core.certificates import VerifiedCertificate
+from pki.core.cmp import bodies, messages
+from pki.core.cmp.protection import MacParameters
 from pki.core.crl import Crl
 from pki.core.ids import DepositId
 from pki.core.profile import Profile
@@ -180,8 +186,31 @@ def _list(vector: Vector) -> None:
     crl.verify_crl(vector.body, issuing_der=_chain(vector)["issuing_der"], now=_now(vector))
 
 
+def _delta(vector: Vector) -> None:
+    delta = crl.verify_delta(vector.body, issuing_der=_chain(vector)["issuing_der"], now=_now(vector))
+    full = _key(vector.header["full"]).body
+    issuing = _key(vector.header["full-issuing"]).body
+    crl.apply_delta(crl.verify_crl(full, issuing_der=issuing, now=_now(vector)), delta)
+
+
+def _question(vector: Vector) -> None:
+    ocsp.issuer_of(ocsp.parse_request(vector.body), [_chain(vector)["issuing_der"]])
+
+
 def _request(vector: Vector) -> None:
     requests.parse_request(vector.body).verify(_pinned(vector))
+
+
+def _issuing_request(vector: Vector) -> None:
+    issuers.parse_request(vector.body).verify()
+
+
+def _cmp(vector: Vector) -> None:
+    message = messages.parse(vector.body)
+    bodies.read(message)
+    if "secret" in vector.header:
+        assert isinstance(message.algorithm, MacParameters)
+        message.algorithm.verify(message.protection, vector.header["secret"].encode(), message.protected)
 
 
 def _receipt(vector: Vector) -> None:
@@ -197,15 +226,39 @@ def _revocation(vector: Vector) -> None:
     revocations.parse_revocation(vector.body).verify(_pinned(vector))
 
 
+def _officers(vector: Vector) -> None:
+    officers.parse_officers(vector.body).verify(_chain(vector)["issuing_der"])
+
+
+def _listed(vector: Vector) -> officers.Officers:
+    return officers.parse_officers(_key(vector.header["officers"]).body).verify(_chain(vector)["issuing_der"])
+
+
+def _order(vector: Vector) -> None:
+    orders.parse_order(vector.body).ordered_by(_listed(vector))
+
+
+def _approval(vector: Vector) -> None:
+    approval, given = orders.parse_approval(vector.body), orders.parse_order(_key(vector.header["order"]).body)
+    orders.verify_order(given, approval, _listed(vector), now=_now(vector))
+
+
 _KINDS: dict[str, Callable[[Vector], bytes | None]] = {
     "deposit": _deposit,
     "envelope": _envelope,
     "package": _package,
     "certificate": _certificate,
     "crl": _list,
+    "crl-delta": _delta,
+    "ocsp-request": _question,
     "request": _request,
+    "issuing-request": _issuing_request,
+    "cmp": _cmp,
     "receipt": _receipt,
     "revocation": _revocation,
+    "officers": _officers,
+    "order": _order,
+    "approval": _approval,
 }
 
 

@@ -106,8 +106,7 @@ def test_every_bit_of_a_revocation() -> None:
 def test_every_bit_of_a_certificate(kind: CertificateKind) -> None:
     """A relying party refuses a certificate with any one bit flipped."""
     party = acme()
-    identity = kind is CertificateKind.IDENTITY
-    request = party.identity_request if identity else party.encryption_request
+    good, request, key = party.listed(kind)
 
     def relying(der: bytes) -> object:
         return certificates.check_listed(
@@ -115,13 +114,12 @@ def test_every_bit_of_a_certificate(kind: CertificateKind) -> None:
             request,
             address=party.address,
             kind=kind,
-            identity_key=party.key.public,
+            identity_key=key,
             issuing_der=party.authority.issuing_der,
             root_der=party.authority.root_der,
             crl=None,
             now=NOW,
         )
 
-    good = party.identity_der if identity else party.encryption_der
     relying(good)
     assert unnoticed(good, relying, sampled=SIGNATURE) == []

@@ -144,7 +144,7 @@ def test_a_revocation(digest: bytes, reason: Reason, at: datetime) -> None:
     named = Fingerprint(digest.hex())
     der = revocations.compose_revocation(named, reason, signer_ski=acme().ski, sign=acme().key.sign, signing_time=at)
     found = revocations.parse_revocation(der).verify(acme().key.public)
-    assert (found.fingerprint, found.reason, found.requested) == (named, reason, at)
+    assert (found.named.fingerprint, found.reason, found.requested) == (named, reason, at)
 
 
 @ROUNDS

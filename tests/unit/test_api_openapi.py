@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pki.server.api import openapi
 
-UNSIGNED = {"/livez", "/readyz", "/version", "/metrics", "/v1/ca", "/v1/crl"}
+UNSIGNED = {"/livez", "/readyz", "/version", "/metrics", "/v1/ca"}
+STATUS = {"/v1/crl", "/v1/crl/{issuer}", "/v1/crl/{issuer}/delta", "/v1/ocsp", "/v1/ocsp/{encoded}"}
 
 
 def test_the_committed_description_is_up_to_date() -> None:
@@ -25,14 +26,16 @@ def test_a_drift_is_found(tmp_path: Path) -> None:
 
 
 def test_it_is_openapi_3_1_with_problems_and_signatures() -> None:
-    """Every operation has a summary and problems; every one but the public ones is signed."""
+    """Every operation has a summary and problems; every one but the public ones is signed. EST is told in words."""
     described = openapi.describe()
     assert described["openapi"].startswith("3.1")
     for path, operations in described["paths"].items():
         for operation in operations.values():
             assert operation["summary"]
-            assert "application/problem+json" in operation["responses"]["default"]["content"]
+            est = path.startswith("/.well-known/est/")
+            told = "text/plain" if est else "application/problem+json"
+            assert told in operation["responses"]["default"]["content"]
             assert "422" not in operation["responses"]
-            assert ("security" in operation) == (path not in UNSIGNED)
+            assert ("security" in operation) == (est or path not in UNSIGNED | STATUS)
     ids = [one["operationId"] for operations in described["paths"].values() for one in operations.values()]
     assert len(ids) == len(set(ids))

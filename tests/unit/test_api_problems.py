@@ -9,6 +9,7 @@ import pytest
 
 from pki.core import errors
 from pki.core.errors import KeymailboxError
+from pki.server import tracing
 from pki.server.api import problems
 
 
@@ -32,7 +33,7 @@ def test_each_error_has_its_status(kind: type[KeymailboxError]) -> None:
     assert told["hint"]
     assert told["detail"]
     assert str(told["type"]).endswith(kind.code)
-    assert told["status"] in range(400, 500) or kind is errors.UnavailableError
+    assert told["status"] in range(400, 500) or kind in (errors.UnavailableError, errors.FullError)
 
 
 def test_codes_are_unique() -> None:
@@ -63,6 +64,31 @@ def test_the_unforeseen_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_headers_say_what_to_do() -> None:
-    """401 names the scheme (RFC 9110 §11.6.1), 503 when to come again (§10.2.3)."""
+    """401 names the scheme (RFC 9110 §11.6.1), 503 and 429 when to come again (§10.2.3), in the body as well."""
     assert problems.respond(errors.AccessError()).headers["www-authenticate"] == "Signature"
     assert int(problems.respond(errors.UnavailableError()).headers["retry-after"]) >= 1
+    for answer in (
+        problems.respond(errors.QuotaError(retry_after=3600)),
+        problems.plain(errors.QuotaError(retry_after=3600)),
+    ):
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "3600")
+    assert problems.problem(errors.BusyError(retry_after=0))["retry_after"] == 1
+    assert "retry_after" not in problems.problem(errors.ConflictError())
+
+
+def test_who_has_no_kmb_is_told_something_else() -> None:
+    """In words, as by EST, no hint is a command of kmb."""
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, KeymailboxError):
+            assert "hint: kmb" not in bytes(problems.plain(kind()).body).decode(), kind
+
+
+def test_a_failure_of_the_server_can_be_asked_about() -> None:
+    """It holds nothing but what the operator's log calls the request; refusals, which may have to be alike, do not."""
+    trace = tracing.begin("HTTP").trace
+    try:
+        assert problems.problem(KeymailboxError())["request_id"] == trace[3:35]
+        assert "request_id" not in problems.problem(errors.NotFoundError())
+    finally:
+        tracing._current.set(None)
+    assert "request_id" not in problems.problem(KeymailboxError())

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from cryptography import x509 as cx509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ObjectIdentifier as Oid
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,6 +108,10 @@ CHAINS = [
     (S.ML_DSA_87, S.ML_DSA_65),
     (S.ECDSA_P384, S.ECDSA_P384),
     (S.ML_DSA_65, S.ECDSA_P384),
+    (S.ML_DSA_65, S.ECDSA_P256),
+    (S.RSA, S.RSA),
+    (S.ECDSA_P384, S.RSA),
+    (S.RSA, S.ML_DSA_65),
 ]
 
 
@@ -126,6 +130,19 @@ def test_chains_of_other_algorithms(root: SignatureAlgorithm, issuer: SignatureA
     changed[-9] ^= 1
     with pytest.raises(CertificateError):
         verify(party.identity_der, issuing_der=bytes(changed), root_der=made.root_der)
+
+
+def test_crt_014_an_rsa_issuer_that_is_too_small() -> None:
+    """CRT-014: an issuing CA with an RSA key of 2048 bits is refused, although its root signed it."""
+    small = rsa.generate_private_key(65537, 2048).public_key()
+    spki = small.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    good = asn1.decode(asn1.Certificate, issuing(), what="x")
+    tbs = asn1.decode(asn1.TbsCertificate, asn1.encode(good.tbs), what="x")
+    weak = replace(tbs, public_key=asn1.decode(asn1.SubjectPublicKeyInfo, spki, what="x"))
+    der = asn1.encode(weak)
+    with pytest.raises(ProfileError, match="3072 to 4096 bits") as caught:
+        verify(acme().identity_der, issuing_der=x509.assemble(der, authority().root_key.sign(der)))
+    assert caught.value.rule == "CRT-014"
 
 
 def test_another_verifier_of_an_slh_dsa_root() -> None:

@@ -12,13 +12,14 @@ import pytest
 from cryptography import x509 as cx509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyasn1.codec.der.decoder import decode as ber_decode
 from pyasn1.codec.der.encoder import encode as ber_encode
 from pyasn1_alt_modules import rfc5280
 
-from pki.core import asn1, certificates, envelope, kem, oids, requests, x509
+from pki.core import asked, asn1, certificates, envelope, kem, oids, requests, x509
 from pki.core.certificates import CERTIFICATE_MOVES, CertificateKind, CertificateState, VerifiedCertificate
 from pki.core.errors import (
     AlgorithmError,
@@ -35,19 +36,20 @@ from pki.core.errors import (
 from pki.core.kem import MADE, KemAlgorithm
 from pki.core.signatures import SignatureAlgorithm
 from tests.kit.authority import DAY, NOW, Authority, Party, acme, authority, globex
+from tests.kit.leaves import leaf_tbs
 
-IDENTITY, ENCRYPTION = CertificateKind.IDENTITY, CertificateKind.ENCRYPTION
+IDENTITY, ENCRYPTION, ACCESS = CertificateKind
 
 
 def check(party: Party, kind: CertificateKind, **changes: Any) -> VerifiedCertificate:
     """Check one of a party's certificates as listed, with something changed."""
-    identity = kind is IDENTITY
+    certificate, request, key = party.listed(kind)
     fields: dict[str, Any] = {
-        "certificate_der": party.identity_der if identity else party.encryption_der,
-        "request_der": party.identity_request if identity else party.encryption_request,
+        "certificate_der": certificate,
+        "request_der": request,
         "address": party.address,
         "kind": kind,
-        "identity_key": party.key.public,
+        "identity_key": key,
         "issuing_der": authority().issuing_der,
         "root_der": authority().root_der,
         "crl": None,
@@ -67,7 +69,29 @@ def test_a_good_certificate(kind: CertificateKind, algorithm: KemAlgorithm) -> N
     if kind is ENCRYPTION:
         assert found.recipient == party.recipient
     else:
-        assert found.identity_key == party.key.public
+        assert found.identity_key == party.listed(kind)[2]
+
+
+def test_crt_011_an_access_certificate_is_for_access_alone() -> None:
+    """CRT-011: who looks for an identity or a key to wrap for takes no access certificate, nor the reverse."""
+    certificate, request, key = acme().listed(ACCESS)
+    for kind in (IDENTITY, ENCRYPTION):
+        for signer in (key, acme().key.public):
+            with pytest.raises(CertificateError) as caught:
+                check(acme(), kind, certificate_der=certificate, request_der=request, identity_key=signer)
+            assert caught.value.rule == "CRT-011"
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), ACCESS, certificate_der=acme().identity_der, request_der=acme().identity_request)
+    assert caught.value.rule == "CRT-011"
+
+
+def test_crt_012_an_access_request_endorses_no_identity() -> None:
+    """CRT-012: what the access key signed is a request for access, whatever the CA makes of it."""
+    _, request, key = acme().listed(ACCESS)
+    identity = authority().issue(acme().address, key.spki, IDENTITY)
+    with pytest.raises(CertificateError) as caught:
+        check(acme(), IDENTITY, certificate_der=identity, request_der=request, identity_key=key)
+    assert caught.value.rule == "CRT-012"
 
 
 def test_a_foreign_authority() -> None:
@@ -86,7 +110,7 @@ def test_a_foreign_authority() -> None:
 
 def test_crt_008_wrong_signature() -> None:
     """CRT-008: the right names do not replace the issuing CA's signature."""
-    tbs = x509.tbs_certificate(
+    tbs = leaf_tbs(
         serial=5,
         issuer_der=authority().issuing_der,
         address=acme().address,
@@ -192,7 +216,7 @@ def test_crt_013_old_endorsement(hours: int) -> None:
 
 def recertified(change: Callable[[Any], Any], *, kind: CertificateKind = IDENTITY) -> bytes:
     """Return a certificate that the CA signed, with its to-be-signed part changed."""
-    der = acme().identity_der if kind is IDENTITY else acme().encryption_der
+    der = acme().listed(kind)[0]
     outer = asn1.decode(asn1.Certificate, der, what="x")
     tbs = change(asn1.decode(asn1.TbsCertificate, asn1.encode(outer.tbs), what="x"))
     encoded = asn1.encode(tbs)
@@ -245,11 +269,13 @@ EC_SPKI = (
 EC_KEY = asn1.decode(asn1.SubjectPublicKeyInfo, EC_SPKI, what="x")
 OTHER_ALGORITHM = asn1.AlgorithmIdentifier(algorithm=oids.SHA512, parameters=None)
 WITH_NULL = asn1.AlgorithmIdentifier(algorithm=oids.ML_DSA_65, parameters=asn1.Null())
+SERVERS = cx509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+BOTH = cx509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
 URI = "https://keymailbox.invalid/acme/eu-west"
 BAD_CERTIFICATES = [
     ("CRT-001", recertified(lambda t: replace(t, serial=-5))),
     ("CRT-001", recertified(lambda t: replace(t, serial=0))),
-    ("CRT-001", recertified(lambda t: replace(t, serial=1 << 160))),
+    ("CRT-001", recertified(lambda t: replace(t, serial=1 << 159))),
     ("CRT-001", recertified(lambda t: replace(t, version=1))),
     ("CRT-002", recertified(lambda t: replace(t, signature=OTHER_ALGORITHM))),
     ("CRT-002", recertified(lambda t: replace(t, signature=WITH_NULL))),
@@ -269,6 +295,11 @@ BAD_CERTIFICATES = [
     ("CRT-006", recertified(usage(digital_signature=True, key_encipherment=True))),
     ("CRT-006", recertified(usage(digital_signature=True, critical=False))),
     ("CRT-009", recertified(usage(digital_signature=True), kind=ENCRYPTION)),
+    ("CRT-009", recertified(with_extension(asked.CLIENTS, critical=True))),
+    ("CRT-018", recertified(with_extension(asked.CLIENTS), kind=ACCESS)),
+    ("CRT-018", recertified(with_extension(SERVERS, critical=True), kind=ACCESS)),
+    ("CRT-018", recertified(with_extension(BOTH, critical=True), kind=ACCESS)),
+    ("CRT-018", recertified(with_extension(asked.CLIENTS, critical=True), kind=ENCRYPTION)),
     (
         "CRT-009",
         recertified(lambda t: replace(t, public_key=asn1.decode(asn1.SubjectPublicKeyInfo, EC_SPKI, what="x"))),
@@ -306,11 +337,8 @@ def test_the_same_extension_twice() -> None:
 @given(st.sampled_from(list(CertificateKind)), st.data())
 def test_any_flipped_bit_of_a_certificate_or_request(kind: CertificateKind, data: st.DataObject) -> None:
     """No single bit of a certificate or of its request can be changed unseen."""
-    identity = kind is IDENTITY
-    for name, der in (
-        ("certificate_der", acme().identity_der if identity else acme().encryption_der),
-        ("request_der", acme().identity_request if identity else acme().encryption_request),
-    ):
+    certificate, request, _ = acme().listed(kind)
+    for name, der in (("certificate_der", certificate), ("request_der", request)):
         bit = data.draw(st.integers(0, len(der) * 8 - 1))
         changed = bytearray(der)
         changed[bit // 8] ^= 1 << bit % 8
@@ -364,3 +392,25 @@ def test_facts_are_frozen() -> None:
     """A checked fact cannot be changed afterwards."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         check(acme(), IDENTITY).parsed = x509.parse_certificate(globex().identity_der)  # type: ignore[misc]  # the point
+
+
+def test_what_was_just_signed_is_what_was_to_be_signed() -> None:
+    """Other bytes break ISS-002, another key or algorithm CRT-008, a chain that does not hold CRT-014."""
+    tbs = x509.parse_certificate(acme().identity_der).tbs
+    other = x509.parse_certificate(acme().encryption_der).tbs
+    ca, stranger = authority(), Authority(77)
+    good = x509.assemble(tbs, ca.key.sign(tbs))
+
+    def rule(der: bytes, expected: bytes = tbs, root: bytes = ca.root_der) -> str:
+        with pytest.raises(KeymailboxError) as caught:
+            certificates.check_signed(der, expected, issuing_der=ca.issuing_der, root_der=root, now=NOW)
+        return caught.value.rule
+
+    certificates.check_signed(good, tbs, issuing_der=ca.issuing_der, root_der=ca.root_der, now=NOW)
+    assert rule(good, other) == "ISS-002"
+    assert rule(x509.assemble(other, ca.key.sign(tbs))) == "ISS-002"
+    assert rule(x509.assemble(tbs, ca.key.sign(other))) == "CRT-008"
+    assert rule(x509.assemble(tbs, stranger.key.sign(tbs))) == "CRT-008"
+    assert rule(asn1.signed(tbs, SignatureAlgorithm.ML_DSA_87.identifier, bytes(4627))) == "CRT-008"
+    assert rule(good, root=stranger.root_der) == "CRT-014"
+    assert rule(good[:-1]) == "DER-001"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509 as cx509
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +16,13 @@ from pyasn1.codec.der.encoder import encode as ber_encode
 from pyasn1_alt_modules import rfc5280
 
 from pki.core import crl
-from pki.core.crl import Reason
+from pki.core.crl import Reason, Revoked
 from pki.core.errors import CertificateError, KeymailboxError, StaleError, UsageError
 from pki.core.signatures import SignatureAlgorithm
+from tests.kit import forge_pki as pki
+from tests.kit import tlv
 from tests.kit.authority import DAY, NOW, Authority, authority
+from tests.vectors.cases.status import POINT, delta
 
 
 def test_crl_round_trip() -> None:
@@ -66,7 +71,7 @@ def test_crl_002_critical_extension() -> None:
         .next_update(NOW + DAY)
         .add_extension(cx509.CRLNumber(8), critical=False)
         .add_extension(cx509.DeltaCRLIndicator(7), critical=True)
-        .sign(authority().crl_key, None)
+        .sign(MLDSA65PrivateKey.from_seed_bytes(bytes([authority().seed + 1]) * 32), None)
     )
     with pytest.raises(CertificateError) as caught:
         crl.verify_crl(delta.public_bytes(Encoding.DER), issuing_der=authority().issuing_der, now=NOW)
@@ -80,6 +85,74 @@ def test_crl_003_stale() -> None:
     with pytest.raises(StaleError) as caught:
         crl.verify_crl(der, issuing_der=authority().issuing_der, now=NOW + DAY + timedelta(seconds=1))
     assert caught.value.rule == "CRL-003"
+
+
+def test_crl_002_hidden_deltas() -> None:
+    """CRL-002: a delta list whose mark is not critical, and an entry about another issuer, are no full list either."""
+    issuing = pki.ca("Test issuing CA", pki.ISSUING, ("Test root", pki.ROOT), serial=2, path=0)
+    other = pki.extension("2.5.29.29", tlv.seq(tlv.context(4, pki.ISSUER_NAME)), critical=True)
+    for der in (delta(critical=False), pki.crl([5], entry=other)):
+        with pytest.raises(CertificateError) as caught:
+            crl.verify_crl(der, issuing_der=issuing, now=NOW)
+        assert caught.value.rule == "CRL-002"
+
+
+def test_crl_004_what_a_delta_list_says() -> None:
+    """CRL-004: a full list, and a list with one more critical extension, are no delta list."""
+    issuing = pki.ca("Test issuing CA", pki.ISSUING, ("Test root", pki.ROOT), serial=2, path=0)
+    for der in (pki.crl(), delta(critical=False), delta(extra=[POINT])):
+        with pytest.raises(CertificateError) as caught:
+            crl.verify_delta(der, issuing_der=issuing, now=NOW)
+        assert caught.value.rule == "CRL-004"
+    with pytest.raises(StaleError) as stale:
+        crl.verify_delta(delta(), issuing_der=issuing, now=NOW + 2 * DAY)
+    assert stale.value.rule == "CRL-003"
+
+
+def test_crl_005_to_007_what_it_builds_on() -> None:
+    """CRL-005, -006, -007: a delta list is refused on an older base, when it is not newer, and for another CA."""
+    full = authority().crl([5])
+    later = Authority(seed=101).crl([5])
+    for base, number, onto, rule in ((8, 9, full, "CRL-005"), (6, 7, full, "CRL-006"), (7, 8, later, "CRL-007")):
+        made = authority().delta_der([6], number=number, base=base)
+        change = crl.verify_delta(made, issuing_der=authority().issuing_der, now=NOW)
+        with pytest.raises((CertificateError, StaleError)) as caught:
+            crl.apply_delta(onto, change)
+        assert caught.value.rule == rule
+
+
+def test_a_list_with_its_changes_is_the_list_to_come() -> None:
+    """What was revoked since is added, what left is gone, number and times are the delta list's."""
+    full = authority().crl([5, 6])
+    at = NOW + timedelta(hours=1)
+    made = authority().delta_der([9], number=12, base=3, removed=[5], at=at)
+    change = crl.verify_delta(made, issuing_der=authority().issuing_der, now=at)
+    whole = crl.apply_delta(full, change)
+    assert (change.base, set(change.revoked), change.removed) == (3, {9}, {5})
+    assert (whole.number, whole.this_update, whole.next_update, set(whole.revoked)) == (12, at, at + DAY, {6, 9})
+
+
+_REVOKED = st.dictionaries(
+    st.integers(1, 40), st.builds(Revoked, st.sampled_from([NOW - DAY, NOW]), st.sampled_from(Reason)), max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(before=_REVOKED, after=_REVOKED)
+def test_base_and_delta_are_the_full_list(before: dict[int, Revoked], after: dict[int, Revoked]) -> None:
+    """Whatever changes between two full lists, the first with the delta list to it says what the second says."""
+    ca = authority()
+
+    def made(number: int, revoked: dict[int, Revoked], **more: Any) -> bytes:
+        times = {"this_update": NOW, "next_update": NOW + DAY}
+        tbs = crl.crl_tbs(ca.issuing_der, number=number, revoked=revoked.items(), **times, **more)
+        return crl.assemble(tbs, ca.key.sign(tbs), ca.issuing_der)
+
+    base = crl.verify_crl(made(1, before), issuing_der=ca.issuing_der, now=NOW)
+    full = crl.verify_crl(made(2, after), issuing_der=ca.issuing_der, now=NOW)
+    new, gone = crl.changes(base, after)
+    change = crl.verify_delta(made(2, new, base=1, removed=gone), issuing_der=ca.issuing_der, now=NOW)
+    assert crl.apply_delta(base, change) == full
 
 
 def test_reasons() -> None:

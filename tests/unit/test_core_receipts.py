@@ -168,7 +168,7 @@ def test_a_forged_answer() -> None:
 def test_revocation() -> None:
     """A revocation request names certificate, reason and time."""
     found = revocations.parse_revocation(REVOCATION).verify(globex().key.public)
-    assert (found.fingerprint, found.reason, found.requested) == (FINGERPRINT, Reason.KEY_COMPROMISE, NOW)
+    assert (found.named.fingerprint, found.reason, found.requested) == (FINGERPRINT, Reason.KEY_COMPROMISE, NOW)
     with pytest.raises(SignatureError):
         revocations.parse_revocation(REVOCATION).verify(acme().key.public)
 

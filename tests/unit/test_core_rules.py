@@ -13,17 +13,21 @@ from pki.core.policy import LOOSER, RULES
 from tests.kit import rulebook
 
 HOUSE = Path(__file__).parents[2]
-NUMBER = re.compile(r"\b(?:DER|SIG|ENV|PKG|CRT|CRL|REQ|DEP|RCP|REV)-\d{3}\b")
+NUMBER = re.compile(r"\b(?:DER|SIG|ENV|PKG|CRT|CRL|REQ|ISS|ICA|DEP|RCP|REV|OCS|CMP|ORD)-\d{3}\b")
 
 MAKERS = {
     "SignedObject": {("signing", "UnverifiedSigned.verify")},
     "VerifiedRequest": {("requests", "UnverifiedRequest.verify")},
-    "VerifiedCertificate": {("certificates", "check_listed"), ("certificates", "check_stored")},
+    "IssuingRequest": {("issuers", "UnverifiedIssuingRequest.verify")},
+    "VerifiedCertificate": {("certificates", "check_listed"), ("certificates", "check_parsed")},
     "VerifiedDeposit": {("policy", "verify_deposit")},
     "VerifiedReceipt": {("receipts", "UnverifiedReceipt.verify")},
+    "VerifiedOrder": {("orders", "verify_order")},
+    "Officers": {("officers", "UnverifiedOfficers.verify")},
     "VerifiedRevocation": {("revocations", "UnverifiedRevocation.verify")},
-    "SignedRequest": {("httpsig", "verify_request")},
-    "Crl": {("crl", "verify_crl")},
+    "SignedRequest": {("httpsig", "_verified_quickly"), ("httpsig", "_verified_by_the_library")},
+    "Crl": {("crl", "verify_crl"), ("crl", "apply_delta")},
+    "DeltaCrl": {("crl", "verify_delta")},
 }
 
 

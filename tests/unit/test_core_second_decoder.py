@@ -10,10 +10,22 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyasn1.codec.der.decoder import decode
 from pyasn1.codec.der.encoder import encode
-from pyasn1_alt_modules import rfc2986, rfc5083, rfc5084, rfc5280, rfc5652, rfc5958, rfc6031, rfc7191, rfc7906, rfc9629
+from pyasn1_alt_modules import (
+    rfc2986,
+    rfc5083,
+    rfc5084,
+    rfc5280,
+    rfc5652,
+    rfc5958,
+    rfc6031,
+    rfc6960,
+    rfc7191,
+    rfc7906,
+    rfc9629,
+)
 
-from pki.core import crl, deposits, envelope, keys, oids, packages, receipts, requests, revocations, x509
-from pki.core.crl import Reason
+from pki.core import crl, deposits, envelope, keys, ocsp, oids, packages, receipts, requests, revocations, x509
+from pki.core.crl import Reason, Revoked
 from pki.core.ids import DepositId, fingerprint
 from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
 from pki.core.packages import PKCS8, KeyMaterial
@@ -172,6 +184,28 @@ def test_certificates_requests_and_lists() -> None:
     entries = second(revoked, rfc5280.CertificateList())["tbsCertList"]["revokedCertificates"]
     known = crl.verify_crl(revoked, issuing_der=authority().issuing_der, now=NOW).revoked
     assert {int(entry["userCertificate"]) for entry in entries} == set(known)
+
+
+def test_status() -> None:
+    """OCSP requests and responses are the same for both readers, byte for byte when they are written again."""
+    ids = ocsp.issuer_ids(authority().issuing_der)
+    asked = tuple(ocsp.cert_id(one, serial) for one in ids for serial in (5, 1 << 158))
+    request = ocsp.encode_request(ocsp.Request(asked, bytes(32)))
+    theirs = second(request, rfc6960.OCSPRequest())["tbsRequest"]["requestList"]
+    assert [int(one["reqCert"]["serialNumber"]) for one in theirs] == [one.serial for one in asked]
+    assert ocsp.parse_request(request).asked == asked
+    states = (ocsp.Standing.GOOD, ocsp.Standing.UNKNOWN, Revoked(NOW, Reason.SUPERSEDED), Revoked(NOW, Reason(0)))
+    answers = [ocsp.Answer(*pair, NOW, NOW, NOW) for pair in zip(asked, states, strict=True)]
+    tbs = ocsp.response_tbs(authority().issuing_der, answers, produced_at=NOW, nonce=bytes(32))
+    response = ocsp.assemble(tbs, authority().key.sign(tbs), authority().issuing_der)
+    content = second(response, rfc6960.OCSPResponse())["responseBytes"]
+    assert dotted(content["responseType"]) == ocsp.BASIC.dotted_string
+    basic = second(bytes(content["response"]), rfc6960.BasicOCSPResponse())
+    assert encode(basic["tbsResponseData"]) == tbs
+    singles = basic["tbsResponseData"]["responses"]
+    assert [one["certStatus"].getName() for one in singles] == ["good", "unknown", "revoked", "revoked"]
+    for one, answer in zip(singles, answers, strict=True):
+        assert encode(one["certID"]) == answer.cert_id.der
 
 
 @pytest.mark.parametrize("said", [KeyAttributes(), SAID], ids=["bare", "all said"])

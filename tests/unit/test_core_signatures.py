@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import ObjectIdentifier as Oid
 from pqcrypto import sign as pqcrypto_sign
 
 from pki.core import asn1, composites, oids, signatures, signers
-from pki.core.errors import AlgorithmError, KeymailboxError, MalformedError, ProfileError, SignatureError
+from pki.core.errors import AlgorithmError, KeymailboxError, MalformedError, ProfileError, SignatureError, UsageError
 from pki.core.signatures import IDENTITY, SLH_DSA, SignatureAlgorithm, VerifyingKey
 
 S = SignatureAlgorithm
@@ -88,6 +89,65 @@ def test_ecdsa_under_another_hash(algorithm: SignatureAlgorithm, digest: str) ->
     for other in set(chosen) - {digest}:
         with pytest.raises(SignatureError):
             key.verify(signature, MESSAGE, digest=other)
+
+
+# RSA: an authority's, PKCS #1 v1.5
+
+
+@lru_cache(maxsize=4)
+def rsa_pair(bits: int, exponent: int = 65537) -> rsa.RSAPrivateKey:
+    """Return an RSA key, which is slow to make."""
+    return rsa.generate_private_key(exponent, bits)
+
+
+@pytest.mark.parametrize("bits", [3072, 4096])
+def test_rsa(bits: int) -> None:
+    """An RSA key verifies PKCS #1 v1.5 with SHA-384: no other padding, hash, message, key or size."""
+    private = rsa_pair(bits)
+    key = signatures.load(der(private.public_key()))
+    assert key.algorithm is S.RSA and key == signatures.from_raw(key.raw, S.RSA)
+    assert key.ski == hashlib.sha256(key.raw).digest()[:20]
+    signature = private.sign(MESSAGE, padding.PKCS1v15(), hashes.SHA384())
+    assert S.RSA.fits(len(signature)) and len(signature) * 8 == bits
+    key.verify(signature, MESSAGE)
+    pss = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
+    other = signatures.load(der(rsa_pair(7168 - bits).public_key()))
+    for who, what, signed in (
+        (key, b"another", signature),
+        (other, MESSAGE, signature),
+        (key, MESSAGE, signature[:-1]),
+        (key, MESSAGE, b"\0" + signature),
+        (key, MESSAGE, bytes(bits // 8)),
+        (key, MESSAGE, private.sign(MESSAGE, pss, hashes.SHA384())),
+        (key, MESSAGE, private.sign(MESSAGE, padding.PKCS1v15(), hashes.SHA256())),
+    ):
+        with pytest.raises(SignatureError):
+            who.verify(signed, what)
+
+
+def test_rsa_between_the_two_sizes() -> None:
+    """Any modulus from 3072 to 4096 bits will do."""
+    private = rsa_pair(3200)
+    signatures.load(der(private.public_key())).verify(
+        private.sign(MESSAGE, padding.PKCS1v15(), hashes.SHA384()), MESSAGE
+    )
+
+
+def test_crt_002_parameters() -> None:
+    """RSA's parameters are NULL, exactly; everybody else's are absent (RFC 4055 §5, RFC 9881 §2)."""
+    good = asn1.AlgorithmIdentifier(algorithm=oids.RSA_SHA384, parameters=asn1.Null())
+    assert signatures.algorithm_of(good, rule="CRT-002") is S.RSA and S.RSA.identifier.parameters == asn1.Null()
+    for oid, wrong in (
+        (oids.RSA_SHA384, None),
+        (oids.RSA_SHA384, asn1.tlv(b"\x04\x00")),
+        (oids.ML_DSA_65, asn1.Null()),
+        (oids.ECDSA_SHA384, asn1.Null()),
+        (oids.RSA_SHA256, asn1.Null()),
+        (oids.RSA_ENCRYPTION, asn1.Null()),
+    ):
+        with pytest.raises(AlgorithmError) as caught:
+            signatures.algorithm_of(asn1.AlgorithmIdentifier(algorithm=oid, parameters=wrong), rule="CRT-002")
+        assert caught.value.rule == "CRT-002"
 
 
 # Composites: the halves are made with two libraries, and the message representative by hand
@@ -193,6 +253,8 @@ SMALL = [
     b"\xff" * 32,
     b"\2" + bytes(31),
 ]
+RSA_3072 = signatures.load(der(rsa_pair(3072).public_key())).raw
+EVEN = RSA_3072[:-6] + bytes([RSA_3072[-6] & 0xFE]) + RSA_3072[-5:]
 BAD_KEYS: list[tuple[bytes, type[KeymailboxError]]] = [
     (b"", MalformedError),
     (P256.spki + b"\0", MalformedError),
@@ -207,7 +269,13 @@ BAD_KEYS: list[tuple[bytes, type[KeymailboxError]]] = [
     (spki(oids.ML_DSA_65, bytes(1952), asn1.Null()), ProfileError),
     (spki(oids.SLH_DSA[0], bytes(31)), ProfileError),
     (spki(composites.ML_DSA_65_ECDSA_P256, bytes(1952 + 65)), ProfileError),
-    (der(rsa.generate_private_key(65537, 2048).public_key()), AlgorithmError),
+    *[(der(rsa_pair(bits).public_key()), ProfileError) for bits in (2048, 3064, 4104)],
+    (der(rsa_pair(3072, 3).public_key()), ProfileError),
+    (spki(oids.RSA_ENCRYPTION, RSA_3072), ProfileError),
+    (spki(oids.RSA_ENCRYPTION, RSA_3072 + b"\0", asn1.Null()), ProfileError),
+    (spki(oids.RSA_ENCRYPTION, bytes(398), asn1.Null()), ProfileError),
+    (spki(oids.RSA_ENCRYPTION, EVEN, asn1.Null()), ProfileError),
+    (spki(oids.RSASSA_PSS, RSA_3072, asn1.Null()), AlgorithmError),
     (der(Ed448PrivateKey.generate().public_key()), AlgorithmError),
     (spki(oids.ML_KEM_768, bytes(1184)), AlgorithmError),
     *[(spki(oids.ED25519, raw), ProfileError) for raw in SMALL],
@@ -225,11 +293,12 @@ def test_crt_009_bad_keys(key: bytes, error: type[KeymailboxError]) -> None:
 
 
 def test_an_authority_s_key_is_no_identity() -> None:
-    """SLH-DSA and composites certify, and are not what an instance signs with."""
-    key = signers.load(S.SLH_DSA_SHA2_128F, signers.generate(S.SLH_DSA_SHA2_128F)).public
-    assert signatures.load(key.spki) == key
-    with pytest.raises(AlgorithmError, match="may not sign here"):
-        signatures.load(key.spki, allowed=IDENTITY)
+    """SLH-DSA, RSA and composites certify, and are not what an instance signs with."""
+    slh_dsa = signers.load(S.SLH_DSA_SHA2_128F, signers.generate(S.SLH_DSA_SHA2_128F)).public
+    for key in (slh_dsa, signatures.load(der(rsa_pair(3072).public_key()))):
+        assert signatures.load(key.spki) == key
+        with pytest.raises(AlgorithmError, match="may not sign here"):
+            signatures.load(key.spki, allowed=IDENTITY)
 
 
 def test_labels() -> None:
@@ -237,7 +306,7 @@ def test_labels() -> None:
     assert {signatures.named(one.label) for one in IDENTITY} == IDENTITY
     assert signatures.named("p-256") is S.ECDSA_P256
     for wrong in ("rsa", "slh-dsa-sha2-128s"):
-        with pytest.raises(AlgorithmError) as caught:
+        with pytest.raises(UsageError) as caught:
             signatures.named(wrong)
         assert "ml-dsa-65" in caught.value.hint
 
@@ -261,6 +330,9 @@ def test_private_keys(algorithm: SignatureAlgorithm) -> None:
 
 
 def test_composites_are_not_made() -> None:
-    """A composite has no private key here."""
-    with pytest.raises(AlgorithmError):
-        signers.load(S.ML_DSA_65_ED25519, bytes(32))
+    """A composite has no private key here, and RSA's are in tokens."""
+    for algorithm in (S.ML_DSA_65_ED25519, S.RSA):
+        with pytest.raises(AlgorithmError):
+            signers.load(algorithm, bytes(32))
+        with pytest.raises(AlgorithmError):
+            signers.generate(algorithm)

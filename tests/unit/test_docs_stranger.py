@@ -202,7 +202,7 @@ def test_the_core_takes_a_strangers_revocation() -> None:
     said = {"version": 1, "fingerprint": fingerprint, "reason": 4, "requested": NOW.replace(tzinfo=None)}
     wish = revocations.parse_revocation(signed(REVOCATION, enc("RevocationRequest", said), "acme/eu-west", {}))
     verified = wish.verify(acme().verified().identity_key)
-    assert (verified.fingerprint, verified.reason) == (fingerprint.hex(), Reason.SUPERSEDED)
+    assert (verified.named.fingerprint, verified.reason) == (fingerprint.hex(), Reason.SUPERSEDED)
 
 
 def test_the_core_takes_a_strangers_certificate_request() -> None:

@@ -29,10 +29,12 @@ from pki.core.capabilities import parse_capabilities
 from pki.core.crl import Reason
 from pki.core.entities import entity
 from pki.core.errorcodes import NUMBERED
-from pki.core.ids import fingerprint
+from pki.core.ids import Fingerprint, fingerprint
 from pki.core.kem import Hkdf
 from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
 from pki.core.keys import EcAlgorithm, KemAlgorithm
+from pki.core.officers import Officer, officers_tbs
+from pki.core.orders import LIFETIME, CapLift, OrderId, RevocationOrder, compose_approval, compose_order
 from pki.core.packages import PKCS8, KeyMaterial, encode_package
 from pki.core.receipts import RefusalReason
 from tests.kit.authority import KEY, NOW, PACKAGE_ID, acme, globex
@@ -134,6 +136,10 @@ def test_the_numbers_are_those_of_the_code() -> None:
         "id-depositDigest": oids.DEPOSIT_DIGEST,
         "id-mediaType": oids.MEDIA_TYPE,
         "id-revocationRequest": oids.REVOCATION_REQUEST,
+        "id-revocationOrder": oids.REVOCATION_ORDER,
+        "id-capLift": oids.CAP_LIFT,
+        "id-orderApproval": oids.ORDER_APPROVAL,
+        "id-officerList": oids.OFFICER_LIST,
         "id-kma-keyAlgorithm": oids.KEY_ALGORITHM,
         "id-kma-keyPurpose": oids.KEY_PURPOSE,
         "id-kma-keyValidityPeriod": oids.KEY_VALIDITY_PERIOD,
@@ -293,6 +299,21 @@ def test_a_revocation_request_has_the_same_value_and_bytes() -> None:
     }
 
 
+def test_what_officers_sign_has_the_same_value_and_bytes() -> None:
+    """Orders, approvals and the list of officers of the code are read and written by the module."""
+    key, hashes = acme().key, (Fingerprint("00" * 32), Fingerprint("01" * 32))
+    order = RevocationOrder("ann", "Because.", NOW, NOW + LIFETIME, Reason.SUPERSEDED, hashes)
+    value = through("RevocationOrder", content(compose_order(order, key)))
+    assert value["certificates"] == [bytes.fromhex(one) for one in hashes]
+    lift = through("CapLift", content(compose_order(CapLift("ann", "x", NOW, NOW + LIFETIME, 7, LIFETIME), key)))
+    assert (lift["count"], lift["seconds"]) == (7, 86400)
+    approval = through("OrderApproval", content(compose_approval(OrderId("ab" * 32), "bob", key, NOW)))
+    assert (approval["officer"], approval["order"].hex()) == ("bob", "ab" * 32)
+    listed = (Officer("ann", key.public, NOW), Officer("bob", globex().key.public, NOW, NOW + LIFETIME))
+    held = through("OfficerList", officers_tbs(3, acme().ski, NOW, listed))
+    assert [one.get("removed") for one in held["officers"]] == [None, (NOW + LIFETIME).replace(tzinfo=None)]
+
+
 def test_certificates_and_requests_keep_their_profiles() -> None:
     """Certificates, requests and the possession statement come out with the same bytes."""
     for der in (acme().identity_der, acme().encryption_der):
@@ -355,7 +376,11 @@ CHANGES = {
     "another string type": ("DepositContext", "KeyIdText ::= UTF8String", "KeyIdText ::= PrintableString"),
     "another version": ("DepositContext", "version     INTEGER { v1(1) } (1)", "version     INTEGER { v1(2) } (2)"),
     "an optional field more": ("RevocationRequest", "  reason       Rev", "  x UTF8String,  reason       Rev"),
-    "another size": ("RevocationRequest", "OCTET STRING (SIZE (32))", "OCTET STRING (SIZE (20))"),
+    "another size": (
+        "RevocationRequest",
+        "fingerprint  OCTET STRING (SIZE (32))",
+        "fingerprint  OCTET STRING (SIZE (20))",
+    ),
 }
 
 

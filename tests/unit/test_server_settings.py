@@ -63,13 +63,29 @@ def test_the_passphrase_is_read_when_asked_for(tmp_path: Path) -> None:
     assert load_settings(home=tmp_path).passphrase_bytes == b"from the home"
 
 
+def test_the_token_s_pin_is_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It comes from a file and is not shown; a process without one is told how to give it; a library needs a token."""
+    with pytest.raises(SettingsError, match="PIN is not set") as missing:
+        _ = load_settings().pin
+    assert "KMB_TOKEN_PIN_FILE" in missing.value.hint
+    (tmp_path / "pin").write_text("4711-secret\n")
+    monkeypatch.setenv("KMB_TOKEN_PIN_FILE", str(tmp_path / "pin"))
+    settings = load_settings(pkcs11_module="/usr/lib/hsm.so", pkcs11_token="ours")
+    assert settings.pin.get_secret_value() == "4711-secret"
+    assert "4711" not in repr(settings) + str(settings) + repr(settings.pin)
+    with pytest.raises(SettingsError, match="KMB_PKCS11_TOKEN"):
+        load_settings(pkcs11_module="/usr/lib/hsm.so")
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
         ({"port": "secret-value"}, "KMB_PORT"),
         ({"port": 70000}, "KMB_PORT"),
         ({"public_url": "kmb.example"}, "KMB_PUBLIC_URL"),
+        ({"client_cert_from": "proxy.example"}, "KMB_CLIENT_CERT_FROM"),
         ({"crl_lifetime": "-PT1H"}, "KMB_CRL_LIFETIME"),
+        ({"body_retention": "PT0S"}, "KMB_BODY_RETENTION"),
         ({"max_deposit_bytes": 1}, "KMB_MAX_DEPOSIT_BYTES"),
         ({"queue_prefix": "A b"}, "KMB_QUEUE_PREFIX"),
         ({"development": True, "host": "0.0.0.0"}, "settings"),
@@ -89,6 +105,35 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(SettingsError, match="cannot be read") as refused:
         load_settings()
     assert refused.value.on == str(tmp_path / "nowhere")
+
+
+def test_fronts_are_named_by_address() -> None:
+    """By default nobody; an IPv4 client is the same behind an IPv6 socket; what is no address is nobody's."""
+    assert not load_settings().is_front("127.0.0.1")
+    settings = load_settings(client_cert_from="192.0.2.7, 2001:db8::/32,")
+    for address, trusted in (
+        ("192.0.2.7", True),
+        ("::ffff:192.0.2.7", True),
+        ("2001:db8::1", True),
+        ("192.0.2.8", False),
+        ("::1", False),
+        ("testclient", False),
+        ("", False),
+    ):
+        assert settings.is_front(address) is trusted, address
+
+
+def test_secrets_are_taken_over_tls_or_at_home() -> None:
+    """Plain http to anything but loopback is in the clear, whatever a proxy says."""
+    for url, taken in (
+        ("https://mailbox.example", True),
+        ("http://127.0.0.1:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://mailbox.example", False),
+        ("http://127.0.0.1.example", False),
+    ):
+        assert load_settings(public_url=url).takes_passwords is taken, url
+    assert not load_settings(host="0.0.0.0").takes_passwords
 
 
 def test_signatures_are_bound_to_the_public_address() -> None:

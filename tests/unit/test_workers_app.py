@@ -6,10 +6,13 @@ import pickle
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 
 from pki.core.errors import SettingsError, UnavailableError, UsageError
 from pki.server.settings import load_settings
+from tests.kit.daemons import free_port
 from workers.app import QUEUES, TASK, make_app
+from workers.consumer import asking_often
 from workers.worker import KEYLESS, parse_queues, run
 
 
@@ -75,3 +78,17 @@ def test_a_worker_of_its_own_needs_a_broker(tmp_path: Path) -> None:
     """On memory:// nobody would wake it."""
     with pytest.raises(UsageError):
         run(load_settings(home=tmp_path), ("validate",), 1)
+
+
+def test_a_broker_that_is_away_is_asked_for_every_second() -> None:
+    """However long it is away: a worker is at work again soon after it is back."""
+    pauses: list[float] = []
+
+    def failed(error: Exception, pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) == 4:
+            raise LookupError
+
+    with Connection(f"amqp://guest@127.0.0.1:{free_port()}//") as connection, pytest.raises(LookupError):
+        asking_often(connection).ensure_connection(failed, None)
+    assert pauses == [1.0] * 4

@@ -7,16 +7,30 @@ import sys
 from collections.abc import Callable, Iterator
 
 from pki.core.errors import KeymailboxError
+from tests.kit import forge
 from tests.kit import forge_pki as pki
 from tests.kit.authority import NOW
 from tests.kit.forge_classical import pkcs8
 from tests.kit.vectors import FOLDER, FORMAT, Vector, digest, run
 from tests.vectors.cases import Case
-from tests.vectors.cases.certificates import certificates, lists, receipts, requests, revocations
+from tests.vectors.cases.certificates import (
+    RSA_ISSUING,
+    certificates,
+    certificates_by_rsa,
+    crl_by_rsa,
+    lists,
+    receipts,
+    requests,
+    revocations,
+)
+from tests.vectors.cases.cmp import endorsements, messages
 from tests.vectors.cases.deposits import deposits
 from tests.vectors.cases.envelopes import envelopes
+from tests.vectors.cases.issuers import issuing_requests
+from tests.vectors.cases.orders import approvals, lists_of_officers, officers, orders, the_order
 from tests.vectors.cases.packages import packages
 from tests.vectors.cases.readers import ML_KEM_768, ML_KEM_1024, P256, P384, RSA, readers
+from tests.vectors.cases.status import deltas, questions
 
 MAKERS: tuple[Callable[[], Iterator[Case]], ...] = (
     deposits,
@@ -24,10 +38,19 @@ MAKERS: tuple[Callable[[], Iterator[Case]], ...] = (
     readers,
     packages,
     certificates,
+    certificates_by_rsa,
     lists,
+    deltas,
+    questions,
     requests,
+    issuing_requests,
+    messages,
+    endorsements,
     receipts,
     revocations,
+    lists_of_officers,
+    orders,
+    approvals,
 )
 DEFAULTS: dict[str, dict[str, str]] = {
     "deposit": {
@@ -47,7 +70,11 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "crl": "crl",
     },
     "crl": {},
+    "crl-delta": {"full": "crl", "full-issuing": "issuing"},
+    "ocsp-request": {},
     "request": {"identity": "globex-identity"},
+    "issuing-request": {},
+    "cmp": {},
     "receipt": {
         "identity": "globex-identity",
         "address": "globex/main",
@@ -55,6 +82,9 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "deposit-sha512": pki.DEPOSIT_SHA512.hex(),
     },
     "revocation": {"identity": "globex-identity"},
+    "officers": {},
+    "order": {"officers": "officers"},
+    "approval": {"officers": "officers", "order": "order"},
 }
 CHAINED = {"deposit", "certificate"}
 
@@ -65,12 +95,14 @@ def keys() -> Iterator[tuple[str, Vector]]:
     for name, kind, body in (
         ("root", "certificate", pki.ca("Test root", pki.ROOT, root, serial=1, path=1)),
         ("issuing", "certificate", pki.ca("Test issuing CA", pki.ISSUING, root, serial=2, path=0)),
+        ("issuing-rsa", "certificate", pki.ca("Test issuing CA", RSA_ISSUING, root, serial=5, path=0)),
         ("issuing-no-ca", "certificate", pki.ca("Test issuing CA", pki.ISSUING, root, serial=3, path=0, basic=False)),
         (
             "issuing-of-another-root",
             "certificate",
             pki.ca("Test issuing CA", pki.ISSUING, ("Test root", pki.STRANGER), serial=4, path=0),
         ),
+        ("issuing-next", "certificate", pki.ca("Test issuing CA 2", pki.STRANGER, root, serial=5, path=0)),
         ("acme-identity", "certificate", pki.certificate("acme/eu-west", pki.ACME, serial=1001)),
         ("globex-identity", "certificate", pki.certificate(serial=1002)),
         ("globex-encryption", "certificate", pki.certificate(key=pki.GLOBEX_KEY, serial=1003)),
@@ -79,8 +111,12 @@ def keys() -> Iterator[tuple[str, Vector]]:
         ("globex-old-request", "request", pki.request(at=NOW - 3 * pki.DAY)),
         ("forged", "request", pki.request(key=pki.GLOBEX_KEY, sign=pki.STRANGER.sign)),
         ("crl", "crl", pki.crl()),
+        ("crl-rsa", "crl", crl_by_rsa()),
+        ("crl-next", "crl", pki.crl(issuer=forge.name(("2.5.4.3", "Test issuing CA 2")), sign=pki.STRANGER.sign)),
         ("crl-acme-revoked", "crl", pki.crl([1001])),
         ("crl-globex-revoked", "crl", pki.crl([4711])),
+        ("officers", "officers", officers()),
+        ("order", "order", the_order()),
     ):
         yield name, Vector({"keymailbox-vector": FORMAT, "kind": kind}, body)
     for name, algorithm, body in (
@@ -98,7 +134,11 @@ def keys() -> Iterator[tuple[str, Vector]]:
 def described(case: Case) -> Vector:
     """Return the vector of a case with what comes of it; a case that breaks another rule is an error."""
     chain = {"issuing": "issuing", "root": "root"} if case.kind in CHAINED else {}
-    chain = {"issuing": "issuing"} if case.kind == "crl" else chain
+    chain = (
+        {"issuing": "issuing"}
+        if case.kind in {"crl", "crl-delta", "ocsp-request", "officers", "order", "approval"}
+        else chain
+    )
     header = {
         "keymailbox-vector": FORMAT,
         "kind": case.kind,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import subprocess
 from functools import cache
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from tests.kit.serve import commands
+from workers.app import QUEUES
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8080
@@ -60,11 +60,18 @@ def test_a_service_runs_the_procfiles_command(name: str) -> None:
     assert service(name)["command"] == PROCESSES[name]
 
 
+def test_validation_shares_no_process_with_what_may_be_slow() -> None:
+    """The queue of deposits is served by a process that serves no other, and every queue by exactly one."""
+    served = [command[-1].split(",") for command in PROCESSES.values() if "--queues" in command]
+    assert ["validate"] in served
+    assert sorted(queue for queues in served for queue in queues) == sorted(QUEUES)
+
+
 def test_init_runs_before_everything_else() -> None:
     """The one-shot init initialises, is not restarted, and every process waits until it has succeeded."""
     shell, flags, script = service("init")["command"]
     assert (shell, flags) == ("sh", "-euc")
-    assert shlex.split(script)[:3] == ["kmb-server", "init", "&&"]
+    assert script.splitlines()[0] == "kmb-server init"
     assert service("init")["restart"] == "no"
     for name in PROCESSES:
         assert service(name)["depends_on"]["init"] == {"condition": "service_completed_successfully"}
@@ -101,6 +108,26 @@ def test_the_ca_key_is_mounted_into_init_and_issuer_alone() -> None:
     holders = {name for name in services if "KMB_PASSPHRASE_FILE" in service(name).get("environment", {})}
     assert holders == {"init", ISSUER}
     assert service(ISSUER)["volumes"] == ["ca:/var/lib/keymailbox:ro"]
+
+
+def test_each_has_its_own_login_at_the_database() -> None:
+    """The owner's is init's alone, the API has its own and no other, everybody else the workers'."""
+    services = composition()["services"]
+    holders = {
+        secret: {name for name in services if secret in sources(name, "secrets")}
+        for secret in ("owner_database_url", "api_database_url", "database_url")
+    }
+    assert holders["owner_database_url"] == {"init"}
+    assert holders["api_database_url"] == {"init", "api"}
+    assert holders["database_url"] == {*OWN} - {"api"}
+    variables = {name: service(name).get("environment", {}) for name in OWN}
+    assert variables["init"]["KMB_OWNER_DATABASE_URL_FILE"] == "/run/secrets/owner_database_url"
+    assert variables["init"]["KMB_API_DATABASE_URL_FILE"] == "/run/secrets/api_database_url"
+    for name in OWN:
+        expected = "api_database_url" if name == "api" else "database_url"
+        assert variables[name]["KMB_DATABASE_URL_FILE"] == f"/run/secrets/{expected}"
+    users = {one["file"].rsplit("/", 1)[1] for one in composition()["secrets"].values()}
+    assert {"owner_database_url", "api_database_url", "workers_database_url"} <= users
 
 
 @pytest.mark.parametrize("name", [*OWN, "postgres", "rabbitmq"])
@@ -147,6 +174,18 @@ def test_every_secret_of_compose_is_made_by_make_secrets() -> None:
         folder, name = secret["file"].rsplit("/", 1)
         assert folder == "./var/compose"
         assert f"put {name} " in recipe
+
+
+def test_the_token_is_the_issuers() -> None:
+    """compose.hsm.yaml gives library, way and PIN to issuer and ceremonies alone; the PIN comes from a file."""
+    added: dict[str, Any] = yaml.safe_load((ROOT / "compose.hsm.yaml").read_text())
+    assert set(added["services"]) == {"init", ISSUER}
+    for held in added["services"].values():
+        assert set(held) == {"environment", "secrets", "volumes", "networks"}
+        assert held["environment"]["KMB_TOKEN_PIN_FILE"] == "/run/secrets/token_pin"
+        assert set(held["environment"]) == {"KMB_PKCS11_MODULE", "KMB_PKCS11_TOKEN", "KMB_TOKEN_PIN_FILE"}
+        assert held["secrets"] == ["token_pin"] and all(mount.endswith(":ro") for mount in held["volumes"])
+    assert set(added["secrets"]) == {"token_pin"}
 
 
 @pytest.mark.skipif(docker_compose() is None, reason="no docker client with the compose plugin; parsed as YAML above")

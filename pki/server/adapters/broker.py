@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,8 +17,8 @@ from pki.core.errors import UnavailableError
 
 _CONNECT_TIMEOUT = 5
 _PERSISTENT = 2
-# Without confirm_publish, a broker that dies takes with it, silently, what it had not stored yet.
-_OPTIONS = {"confirm_publish": True, "read_timeout": 15, "write_timeout": 15}
+_CONFIRM_SECONDS = 15
+_OPTIONS = {"read_timeout": _CONFIRM_SECONDS, "write_timeout": _CONFIRM_SECONDS}
 
 
 class ExchangePublisher:
@@ -28,6 +30,7 @@ class ExchangePublisher:
         self._exchange = Exchange(f"{prefix}.events", type="topic", durable=True)
         self._connection: Connection | None = None
         self._producer: Producer | None = None
+        self._confirms: _Confirms | None = None
         self._lock = threading.Lock()
 
     def publish(self, events: Sequence[Mapping[str, object]]) -> None:
@@ -42,7 +45,11 @@ class ExchangePublisher:
             try:
                 producer = self._producer or self._produce(connection)
                 for event in events:
+                    if self._confirms is not None:
+                        self._confirms.expect()
                     self._publish(producer, event)
+                if self._confirms is not None:
+                    self._confirms.wait(connection)
             except failures as error:
                 self._drop()
                 raise UnavailableError("The broker is away", on=type(error).__name__) from None
@@ -58,7 +65,10 @@ class ExchangePublisher:
         return self._connection
 
     def _produce(self, connection: Connection) -> Producer:
-        self._producer = Producer(connection.channel(), exchange=self._exchange, auto_declare=True)
+        channel = connection.channel()
+        self._producer = Producer(channel, exchange=self._exchange, auto_declare=True)
+        if connection.transport.driver_type == "amqp":
+            self._confirms = _Confirms(channel)
         return self._producer
 
     def _publish(self, producer: Producer, event: Mapping[str, object]) -> None:
@@ -73,9 +83,67 @@ class ExchangePublisher:
         )
 
     def _drop(self) -> None:
-        connection, self._connection, self._producer = self._connection, None, None
+        connection, self._connection, self._producer, self._confirms = self._connection, None, None, None
         if connection is not None:
             connection.release()
+
+
+def examine(url: str, prefix: str) -> str:
+    """Say what there is to say of a broker; raises UnavailableError when it is away or has given wake-ups up."""
+    if url.startswith("memory"):
+        return "in this process: nothing to be away"
+    connection = Connection(url, connect_timeout=_CONNECT_TIMEOUT)
+    failures: tuple[type[BaseException], ...] = (*connection.connection_errors, OSError)
+    name = f"{prefix}.dead"
+    count = 0
+    try:
+        connection.connect()
+        if connection.transport.driver_type == "amqp":
+            # It is not there before the relay has run once.
+            with contextlib.suppress(*connection.channel_errors):
+                channel: Any = connection.channel()
+                count = int(channel.queue_declare(queue=name, passive=True).message_count)
+    except failures as error:
+        hint = "start it, or set KMB_BROKER_URL right; deposits are accepted meanwhile"
+        raise UnavailableError("The broker is away", on=type(error).__name__, hint=hint) from None
+    finally:
+        connection.release()
+    if count:
+        hint = f"a worker dies of what it is handed: its log, then rabbitmqctl purge_queue {name}"
+        raise UnavailableError(f"{count} wake-ups were given up", on=name, hint=hint)
+    return f"{connection.transport.driver_type} answers"
+
+
+class _Confirms:
+    """RabbitMQ's word that it has stored messages, waited for once for all: without it a broker that dies loses them.
+
+    Its own way of waiting, for each message before the next is sent, costs a round trip and a disk for each.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._stored)
+        channel.events["basic_nack"].add(self._refused)
+        # The broker counts them from 1, on each channel.
+        self._last = 0
+        self._open: set[int] = set()
+
+    def expect(self) -> None:
+        """One more message is about to be sent."""
+        self._last += 1
+        self._open.add(self._last)
+
+    def wait(self, connection: Connection) -> None:
+        """Return when all that was sent is stored; raises OSError."""
+        end = time.monotonic() + _CONFIRM_SECONDS
+        while self._open:
+            connection.drain_events(timeout=max(end - time.monotonic(), 0.01))
+
+    def _stored(self, tag: int, multiple: bool) -> None:
+        self._open = {one for one in self._open if one > tag} if multiple else self._open - {tag}
+
+    def _refused(self, tag: int, multiple: bool) -> None:
+        raise ConnectionAbortedError("a message was not stored")
 
 
 def structured(event: Mapping[str, object]) -> bytes:

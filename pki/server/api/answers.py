@@ -30,6 +30,8 @@ class Problem(_Answer):
     code: str
     hint: str
     rule: str = ""
+    retry_after: Annotated[int, Field(ge=1, description="Seconds, with 429 and 503")] = 1
+    request_id: Annotated[str, Field(description="With 500: what the log calls this request")] = ""
 
 
 class Status(_Answer):
@@ -52,6 +54,7 @@ class Chain(_Answer):
 
     root: Base64
     issuing: Base64
+    former: list[Base64]
     root_fingerprint: Hex
 
 
@@ -85,7 +88,10 @@ class Request(_Answer):
 
 
 class Certificate(_Answer):
-    """A certificate, and the request that endorses it; ``reason`` is a CRLReason (RFC 5280 §5.3.1)."""
+    """A certificate, and the request that endorses it; ``reason`` is a CRLReason (RFC 5280 §5.3.1).
+
+    ``revoked_by`` is ``owner``, or ``operator:`` and the names of two officers, who say ``because``.
+    """
 
     fingerprint: Hex
     address: Address
@@ -97,14 +103,54 @@ class Certificate(_Answer):
     not_after: Time
     revoked_at: Time | None
     reason: int | None
+    revoked_by: str | None
+    because: str | None
+
+
+class Waiting(_Answer):
+    """How many deposits wait under a key, by where they stand."""
+
+    received: int
+    available: int
+    collected: int
+    quarantined: int
+
+
+class OwnCertificate(_Answer):
+    """A certificate of the caller's; it should be renewed from ``renewal_due`` on.
+
+    ``revoked_by`` is ``owner``, or ``operator:`` and the names of two officers, who say ``because``.
+    """
+
+    fingerprint: Hex
+    kind: CertificateKind
+    state: CertificateState
+    not_before: Time
+    not_after: Time
+    renewal_due: Time
+    revoked_by: str | None
+    because: str | None
+    waiting: Waiting
+
+
+class OwnCertificates(_Answer):
+    """The caller's certificates, newest first."""
+
+    items: list[OwnCertificate]
+
+
+class Listed(Certificate):
+    """A certificate in use, with the certificate of the CA that issued it."""
+
+    issuing: Base64
 
 
 class Listing(_Answer):
-    """What is active at an address, and the CA's issuing certificate."""
+    """What is active at an address; ``issuing`` is the certificate of the CA that issued the identity."""
 
     address: Address
-    identity: Certificate
-    encryption: Certificate | None
+    identity: Listed
+    encryption: Listed | None
     issuing: Base64
 
 
@@ -120,6 +166,18 @@ class Accepted(_Answer):
     id: Hex
     state: DepositState
     status: str
+
+
+class NotAccepted(_Answer):
+    """Why a deposit of several was not stored."""
+
+    error: Problem
+
+
+class Batch(_Answer):
+    """One answer for each deposit, in their order."""
+
+    items: list[Accepted | NotAccepted]
 
 
 class Rejected(_Answer):
@@ -146,8 +204,11 @@ class Deposit(_Answer):
     expires_at: Time
     collected_at: Time | None
     settled_at: Time | None
+    body_deleted_at: Time | None
     certificate: Hex | None
     rejected: Rejected | None
+    respond_by: Time | None
+    overdue_at: Time | None
     supersedes: Hex | None
     superseded_by: Hex | None
 
@@ -157,6 +218,16 @@ class Mailbox(_Answer):
 
     items: list[Deposit]
     next: int
+
+
+class Senders(_Answer):
+    """Whom and what a mailbox takes: tenants and addresses, bytes, seconds; null is no limit of the recipient's own."""
+
+    mode: Literal["anyone", "known", "listed"]
+    listed: list[str]
+    max_bytes: int | None
+    max_lifetime: int | None
+    changed_at: Time | None
 
 
 class Sent(_Answer):
@@ -197,6 +268,26 @@ class Receipt(_Answer):
     receipt: Base64
 
 
+class Answered(_Answer):
+    """An answer that is stored, now or before."""
+
+    deposit_id: Hex
+    kind: Literal["receipt", "refusal"]
+
+
+class NotAnswered(_Answer):
+    """An answer that was handed in and not taken."""
+
+    deposit_id: Hex
+    error: Problem
+
+
+class HandedIn(_Answer):
+    """What came of each answer, in their order."""
+
+    items: list[Answered | NotAnswered]
+
+
 class Receipts(_Answer):
     """A page of receipts; ``next`` is the cursor to go on after."""
 
@@ -224,6 +315,31 @@ class Webhooks(_Answer):
     """The caller's webhooks."""
 
     items: list[Webhook]
+
+
+class Delivery(_Answer):
+    """An event that a webhook was not told; of one that is not kept any more, ``type`` and ``subject`` are null."""
+
+    id: Hex
+    event: str
+    type: str | None
+    subject: str | None
+    attempts: int
+    error: str
+    at: Time
+
+
+class Deliveries(_Answer):
+    """What was given up, first given up first, and the cursor of the next page."""
+
+    items: list[Delivery]
+    next: str
+
+
+class Replayed(_Answer):
+    """Which deliveries are told again."""
+
+    ids: list[Hex]
 
 
 class CloudEvent(BaseModel):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect, Request
 
-from pki.core.errors import MalformedError, TooLargeError, UsageError
+from pki.core.errors import KeymailboxError, MalformedError, TooLargeError, UsageError
 
 _DEADLINE_SECONDS = 30
 CMS = "application/cms"
@@ -78,13 +78,26 @@ def parse(request: Request, body: bytes, message: type[M]) -> M:
     try:
         return message.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise MalformedError("The body is not JSON") from None
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        raise UsageError(f"The body does not fit: {reason}", on=".".join(str(part) for part in first["loc"])) from None
+        raise _unfitting(error, "") from None
     except RecursionError:
         raise MalformedError("The body is not JSON") from None
+
+
+def fitting(value: object, message: type[M], place: str) -> M:
+    """Return a part of a JSON body, at ``place``, as a message; UsageError when it is another."""
+    try:
+        return message.model_validate(value)
+    except ValidationError as error:
+        raise _unfitting(error, place) from None
+
+
+def _unfitting(error: ValidationError, place: str) -> KeymailboxError:
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return MalformedError("The body is not JSON")
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    places = [place] if place else []
+    return UsageError(f"The body does not fit: {reason}", on=".".join([*places, *map(str, first["loc"])]))
 
 
 def takes(message: type[Message]) -> dict[str, Any]:

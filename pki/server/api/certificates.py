@@ -8,11 +8,20 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from pki.core.certificates import CertificateRecord
+from pki.core.deposits import WAITING
 from pki.core.ids import Fingerprint
 from pki.server.api import answers, bodies, calls
-from pki.server.services import certificates
+from pki.server.services import certificates, inventory
+from pki.server.services.inventory import Held
 
 router = APIRouter(prefix="/v1/certificates", tags=["certificates"])
+
+
+@router.get("", summary="Your own certificates", responses=answers.tells(answers.OwnCertificates, etag=True))
+async def own(call: calls.Signed) -> Response:
+    """List the caller's certificates, newest first, with what waits under the key of each: 0 is drained."""
+    found = await calls.run(inventory.held, call.deps, call.caller)
+    return calls.cached_json(call.request, {"items": [_own_object(one) for one in found]})
 
 
 @router.get("/{fingerprint}", summary="One certificate", responses=answers.tells(answers.Certificate, etag=True))
@@ -35,6 +44,21 @@ async def revoke(call: calls.Signed, fingerprint: calls.Digest) -> Response:
     return calls.answer(certificate_object(record))
 
 
+def _own_object(one: Held) -> dict[str, Any]:
+    record = one.certificate
+    return {
+        "fingerprint": record.fingerprint,
+        "kind": record.kind.value,
+        "state": record.state.value,
+        "not_before": calls.time(record.not_before),
+        "not_after": calls.time(record.not_after),
+        "renewal_due": calls.time(record.renewal_due),
+        "revoked_by": record.revoked_by,
+        "because": record.because,
+        "waiting": {state.value: one.waiting.get(state, 0) for state in WAITING},
+    }
+
+
 def certificate_object(record: CertificateRecord) -> dict[str, Any]:
     """Return a certificate as JSON."""
     return {
@@ -48,4 +72,6 @@ def certificate_object(record: CertificateRecord) -> dict[str, Any]:
         "not_after": calls.time(record.not_after),
         "revoked_at": calls.maybe_time(record.revoked_at),
         "reason": record.revocation_reason,
+        "revoked_by": record.revoked_by,
+        "because": record.because,
     }

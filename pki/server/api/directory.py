@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from pki.core.certificates import CertificateRecord
 from pki.server.api import answers, bodies, calls
 from pki.server.api.certificates import certificate_object
 from pki.server.services import certificates
@@ -20,8 +21,8 @@ async def look_up(call: calls.Signed, tenant: calls.Label, instance: calls.Label
     listing = await calls.run(certificates.lookup, call.deps, calls.address_in(tenant, instance))
     told: dict[str, Any] = {
         "address": str(listing.address),
-        "identity": certificate_object(listing.identity),
-        "encryption": certificate_object(listing.encryption) if listing.encryption is not None else None,
+        "identity": _listed(listing.identity, listing.issuing),
+        "encryption": _listed(listing.encryption, listing.encryption_issuing) if listing.encryption else None,
         "issuing": bodies.b64(listing.issuing),
     }
     return calls.cached_json(call.request, told)
@@ -36,3 +37,7 @@ async def history(call: calls.Signed, tenant: calls.Label, instance: calls.Label
     """Return every certificate that was ever active at an address, newest first."""
     records = await calls.run(certificates.history, call.deps, calls.address_in(tenant, instance))
     return calls.cached_json(call.request, {"certificates": [certificate_object(record) for record in records]})
+
+
+def _listed(record: CertificateRecord, issuing: bytes) -> dict[str, Any]:
+    return certificate_object(record) | {"issuing": bodies.b64(issuing)}

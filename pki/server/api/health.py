@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, which version, and the figures: unsigned, for machines of the operator."""
+"""Is it alive, is it ready, which version: unsigned, for machines of the operator; the figures have another port."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pki.core.errors import UnavailableError
-from pki.server.api import answers, calls, metrics, problems
+from pki.core.errors import NotFoundError, UnavailableError
+from pki.server import metrics
+from pki.server.api import answers, calls, problems
 from pki.server.services.deps import Deps
+from pki.server.services.metrics import Figures, scrape
 
 router = APIRouter(tags=["health"])
 
@@ -24,9 +26,9 @@ async def live() -> Response:
 
 @router.get("/readyz", summary="Requests can be served", responses=answers.tells(answers.Status))
 async def ready(request: Request) -> Response:
-    """Answer 503 while the database is away or its schema is not this release's."""
+    """Answer 503 while the database is away or its schema is not this release's, and when the server is to stop."""
     try:
-        await calls.run(_ready, calls.deps_of(request))
+        await calls.run(check, calls.deps_of(request), draining=request.app.state.draining)
     except UnavailableError as error:
         return problems.respond(error)
     return calls.answer({"status": "ok"})
@@ -40,14 +42,16 @@ async def about() -> Response:
 
 @router.get(
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Figures for Prometheus, of a development server",
     response_class=Response,
     responses=answers.tells_binary("text/plain", "The figures."),
 )
 async def figures(request: Request) -> Response:
-    """Return counters of this process and the state of the queues."""
-    state = request.app.state
-    text = await calls.run(state.metrics.scrape, calls.deps_of(request), state.waiting.count)
+    """Return what was counted and the state of the queues; elsewhere they are told on KMB_METRICS_PORT alone."""
+    deps = calls.deps_of(request)
+    if not deps.settings.development:
+        raise NotFoundError("There is no such path")
+    text = await calls.run(scrape, metrics.REGISTRY, Figures(deps))
     return Response(text, headers={"Cache-Control": "no-store", "Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -59,6 +63,8 @@ def release() -> str:
         return "0+source"
 
 
-def _ready(deps: Deps) -> None:
-    if deps.store.schema_version() is None:
-        raise UnavailableError("The database has no schema yet", hint="kmb-server migrate")
+def check(deps: Deps, *, draining: bool) -> None:
+    """Raise UnavailableError for what stands against sending requests here."""
+    if draining:
+        raise UnavailableError("The server is about to stop", hint="repeat the request: another takes its place")
+    deps.store.demand_schema()

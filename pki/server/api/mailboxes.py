@@ -11,7 +11,7 @@ from starlette.responses import Response
 from pki.core.errors import KeymailboxError
 from pki.server.api import answers, bodies, calls, problems
 from pki.server.api.deposits import deposit_object
-from pki.server.ports import DepositRecord
+from pki.server.facts import DepositRecord
 from pki.server.services import mailbox
 
 router = APIRouter(prefix="/v1/mailboxes", tags=["mailboxes"])
@@ -34,11 +34,15 @@ async def poll(
 ) -> Response:
     """Return what came after the number ``after``; with ``wait``, as soon as there is something."""
     address = calls.address_in(tenant, instance)
+    mailbox.check_page(call.caller, address, after, limit)
 
     async def look() -> list[DepositRecord]:
+        # Most polls find nothing: that is asked for many at once.
+        if await call.entrance.numbers.submit(address) <= after:
+            return []
         return await calls.run(mailbox.page, call.deps, call.caller, address, after, limit)
 
-    records = await call.waiting.until(call.request, [f"mailbox:{address}"], call.seconds(wait), look, bool)
+    records = await call.until([f"mailbox:{address}"], wait, look, bool)
     last = records[-1].sequence if records else None
     return calls.answer({"items": [deposit_object(record) for record in records], "next": last or after})
 

@@ -8,10 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pki.server.api import routes
+from pki.server.api import problems, routes
 
 _PATH = Path(__file__).parents[3] / "schemas" / "openapi.json"
-_UNSIGNED = frozenset({"/livez", "/readyz", "/version", "/metrics", "/v1/ca", "/v1/crl"})
+_UNSIGNED = frozenset(
+    {"/livez", "/readyz", "/version", "/metrics", "/v1/ca", "/v1/crl", "/v1/crl/{issuer}", "/v1/crl/{issuer}/delta"}
+) | {"/v1/ocsp", "/v1/ocsp/{encoded}"}
+_EST = f"{problems.EST}/"
+_EST_SECURITY: dict[str, list[dict[str, list[str]]]] = {
+    f"{_EST}simpleenroll": [{"invitation": []}, {"clientCertificate": []}],
+    f"{_EST}simplereenroll": [{"clientCertificate": []}],
+}
+_INVITATION = {"type": "http", "scheme": "basic", "description": "RFC 7617: an invitation's reference and its secret"}
+_CLIENT_CERTIFICATE = {
+    "type": "mutualTLS",
+    "description": "The identity or access certificate; a TLS front hands it on in Client-Cert (RFC 9440)",
+}
 _SIGNATURE = {
     "type": "http",
     "scheme": "signature",
@@ -28,7 +40,11 @@ def describe() -> dict[str, Any]:
     components = described.setdefault("components", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         components.get("schemas", {}).pop(unused, None)
-    components["securitySchemes"] = {"signature": _SIGNATURE}
+    components["securitySchemes"] = {
+        "signature": _SIGNATURE,
+        "invitation": _INVITATION,
+        "clientCertificate": _CLIENT_CERTIFICATE,
+    }
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path, operations in described["paths"].items():
         for operation in operations.values():
@@ -36,7 +52,10 @@ def describe() -> dict[str, Any]:
             # Whatever a framework would say about bad input, here it is a problem.
             responses.pop("422", None)
             responses["default"] = {"description": "A problem (RFC 9457)", "content": problem}
-            if path not in _UNSIGNED:
+            if path.startswith(_EST):
+                responses["default"] = {"description": "What is wrong, in words", "content": {problems.PLAIN: {}}}
+                operation["security"] = _EST_SECURITY.get(path, [])
+            elif path not in _UNSIGNED:
                 operation["security"] = [{"signature": []}]
     return described
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.responses import Response
 
-from pki.server.api import answers, bodies, calls
-from pki.server.ports import ReceiptRecord
-from pki.server.services import mailbox
+from pki.core.errors import KeymailboxError
+from pki.server.api import answers, bodies, calls, problems
+from pki.server.facts import ReceiptRecord
+from pki.server.services import mailbox, receipts
 
 router = APIRouter(prefix="/v1", tags=["receipts"])
+
+
+class Answer(bodies.Message):
+    """One answer: a SignedData over KeyPackageReceipt or KeyPackageError, in DER and base64."""
+
+    deposit_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    receipt: bodies.Base64
+
+
+class Answers(bodies.Message):
+    """Answers to hand in together."""
+
+    items: Annotated[list[Answer], Field(min_length=1, max_length=100)]
 
 
 @router.post(
@@ -24,8 +39,24 @@ router = APIRouter(prefix="/v1", tags=["receipts"])
 async def hand_in(call: calls.Signed, deposit_id: calls.Id) -> Response:
     """Store a receipt that the recipient signed; the same one again is the same."""
     bodies.expect(call.request, bodies.CMS)
-    record = await calls.run(mailbox.receipt, call.deps, call.caller, deposit_id, call.body)
-    return calls.answer(receipt_object(record), 201, Location=f"/v1/deposits/{deposit_id}/receipt")
+    result = await call.answering.submit((call.caller, deposit_id, call.body))
+    if isinstance(result, KeymailboxError):
+        raise result
+    return calls.answer(receipt_object(result), 201, Location=f"/v1/deposits/{deposit_id}/receipt")
+
+
+@router.post(
+    "/receipts",
+    summary="Hand in receipts and refusals",
+    responses=answers.tells(answers.HandedIn),
+    openapi_extra=bodies.takes(Answers),
+)
+async def hand_in_many(call: calls.Signed) -> Response:
+    """Store answers that the recipient signed, by one commit; each is told for itself, in the order given."""
+    told = bodies.parse(call.request, call.body, Answers)
+    items = [(call.caller, item.deposit_id, item.receipt) for item in told.items]
+    results = await calls.run(receipts.answer_all, call.deps, items)
+    return calls.answer({"items": [_item(name, result) for (_, name, _), result in zip(items, results, strict=True)]})
 
 
 @router.get(
@@ -45,6 +76,12 @@ async def page(call: calls.Signed, after: calls.Cursor = "", limit: calls.Limit 
     """Return receipts in the order of their arrival."""
     records, cursor = await calls.run(mailbox.receipts, call.deps, call.caller, after, limit)
     return calls.answer({"items": [receipt_object(record) for record in records], "next": cursor})
+
+
+def _item(deposit_id: str, result: ReceiptRecord | KeymailboxError) -> dict[str, Any]:
+    if isinstance(result, KeymailboxError):
+        return {"deposit_id": deposit_id, "error": problems.problem(result)}
+    return {"deposit_id": deposit_id, "kind": result.kind}
 
 
 def receipt_object(record: ReceiptRecord) -> dict[str, Any]:

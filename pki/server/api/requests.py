@@ -44,12 +44,8 @@ async def follow(call: calls.Signed, request_id: calls.Digest, wait: calls.Wait 
     async def look() -> certificates.RequestStatus:
         return await calls.run(certificates.status, call.deps, call.caller, RequestId(request_id))
 
-    status = await call.waiting.until(
-        call.request,
-        [f"request:{request_id}"],
-        call.seconds(wait),
-        look,
-        lambda found: found.request.state is not RequestState.PENDING,
+    status = await call.until(
+        [f"request:{request_id}"], wait, look, lambda found: found.request.state is not RequestState.PENDING
     )
     return calls.answer(request_object(status))
 

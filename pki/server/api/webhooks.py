@@ -9,8 +9,8 @@ from pydantic import Field
 from starlette.responses import Response
 
 from pki.server.api import answers, bodies, calls
-from pki.server.ports import Webhook
-from pki.server.services import notices
+from pki.server.facts import Webhook
+from pki.server.services import webhooks
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -33,21 +33,21 @@ async def register(call: calls.Signed) -> Response:
     """Register an address; the answer alone holds the secret that signs the deliveries (Standard Webhooks)."""
     told = bodies.parse(call.request, call.body, Registration)
     types = None if told.types is None else tuple(told.types)
-    webhook = await calls.run(notices.register, call.deps, call.caller, told.url, types)
+    webhook = await calls.run(webhooks.register, call.deps, call.caller, told.url, types)
     return calls.answer(webhook_object(webhook) | {"secret": webhook.secret}, 201)
 
 
 @router.get("", summary="The caller's webhooks", responses=answers.tells(answers.Webhooks))
 async def listed(call: calls.Signed) -> Response:
     """Return the webhooks, without their secrets."""
-    found = await calls.run(notices.webhooks, call.deps, call.caller)
+    found = await calls.run(webhooks.listed, call.deps, call.caller)
     return calls.answer({"items": [webhook_object(webhook) for webhook in found]})
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook")
 async def remove(call: calls.Signed, webhook_id: calls.Id) -> Response:
     """Remove a webhook; deliveries under way may still arrive."""
-    await calls.run(notices.remove, call.deps, call.caller, webhook_id)
+    await calls.run(webhooks.remove, call.deps, call.caller, webhook_id)
     return Response(status_code=204)
 
 

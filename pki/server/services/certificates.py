@@ -4,50 +4,47 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from pki.core import revocations, x509
+from pki.core import issuance, x509
+from pki.core.authorities import issuer_of
 from pki.core.certificates import (
-    CERTIFICATE_MOVES,
     CertificateRecord,
     CertificateState,
     RequestState,
     check_move,
     proof_of_decryption,
+    renewal_due,
 )
 from pki.core.errors import (
     ConflictError,
     IllegalMoveError,
     NotFoundError,
-    StaleError,
     UnavailableError,
     UnknownRecipientError,
     VerificationError,
-    WrongPartyError,
 )
 from pki.core.events import EventType
 from pki.core.ids import Fingerprint, RequestId
+from pki.core.issuance import Subject
 from pki.core.requests import VerifiedRequest, parse_request
 from pki.core.tenants import Address
 from pki.core.x509 import CertificateKind
-from pki.server.ports import Caller, CrlRecord, RequestRecord
+from pki.server.facts import Caller, RequestRecord
 from pki.server.services import events
+from pki.server.services.activation import activate
+from pki.server.services.admission import HASH, check_request, claims, key_of
 from pki.server.services.deps import Deps
-from pki.server.services.issuing import CLOCK_SKEW, HASH, activate, check_request, is_lost, quarantine
+from pki.server.services.issuing import CRL_JOB as CRL_JOB
+from pki.server.services.issuing import ISSUE_JOB as ISSUE_JOB
+from pki.server.services.issuing import QUEUE as QUEUE
 from pki.server.services.issuing import issue as issue
-from pki.server.services.issuing import publish_crl as publish_crl
+from pki.server.services.revocations import revoke as revoke
 from pki.server.store import certificates as store
 from pki.server.store import events as event_store
 from pki.server.store import outbox
+from pki.server.store import requests as request_store
 from pki.server.store.engine import Unit
-
-QUEUE = "issue"
-ISSUE_JOB = "certificate"
-"""The kind of job that issues; its subject is a request's id."""
-CRL_JOB = "crl"
-"""The kind of job that publishes a revocation list, and its subject."""
-
-_REVOCATION_WINDOW = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -65,29 +62,54 @@ class RequestStatus:
 
 @dataclass(frozen=True)
 class Listing:
-    """The directory's entry for an address; ``issuing`` is the CA's certificate in DER."""
+    """The directory's entry for an address; ``issuing`` are the certificates of the CAs that issued them, in DER."""
 
     address: Address
     identity: CertificateRecord
     encryption: CertificateRecord | None
     issuing: bytes
+    encryption_issuing: bytes
+    """The same as ``issuing`` but in a roll-over."""
 
 
 def submit_request(deps: Deps, caller: Caller, der: bytes) -> RequestRecord:
     """Check a request and queue it; the same bytes again are the same request.
 
     Raises what is wrong with it: MalformedError, ProfileError, WrongPartyError for another address, SignatureError
-    when the enrolled identity key did not sign it, StaleError, RevokedError, ConflictError for somebody else's key.
+    when the enrolled key did not sign it, StaleError, RevokedError, ConflictError for somebody else's key.
     """
     now = deps.clock.now()
-    owner = caller.instance.address
-    request = parse_request(der).verify(x509.identity_public_key(caller.instance.identity_spki))
+    unverified = parse_request(der)
+    request = unverified.verify(key_of(caller.instance, unverified))
+    check_profile(deps, request)
     with deps.store.unit() as unit:
-        known = store.request(unit, request.id)
-        if known is not None and known.address == owner:
-            return _shown(unit, known).request
-        check_request(unit, deps, request, owner, now)
+        return _shown(unit, take(unit, request, caller.instance.address, now)).request
+
+
+def check_profile(deps: Deps, request: VerifiedRequest) -> None:
+    """Raise ProfileError for what the operator's profile does not allow (rule ISS-003).
+
+    The issuer asks again; here the owner hears of it at once, before an invitation is used up.
+    """
+    issuance.check(deps.profiles.of(request.kind), Subject(request.address, request.spki, request.capabilities))
+
+
+def take(unit: Unit, request: VerifiedRequest, owner: Address, now: datetime) -> RequestRecord:
+    """Queue a request of ``owner``; the same bytes again are the same request, or a renewal when they have no time.
+
+    Such a plain request, which some tools sign once and for all, is taken up anew when its certificate is in the last
+    third of its life or out of use; for a key that was revoked as lost RevokedError says no, as for any other request.
+    """
+    known = store.request(unit, request.id, lock=True)
+    if known is None or known.address != owner:
+        check_request(unit, request, owner, now)
         return queue_request(unit, request, now)
+    if request.signing_time is not None or not _is_over(unit, known, now):
+        return known
+    check_request(unit, request, owner, now)
+    if not request_store.reopen(unit, request.id):
+        return known
+    return _queued(unit, replace(known, state=RequestState.PENDING, reason=None, fingerprint=None), now)
 
 
 def queue_request(unit: Unit, request: VerifiedRequest, now: datetime) -> RequestRecord:
@@ -101,9 +123,7 @@ def queue_request(unit: Unit, request: VerifiedRequest, now: datetime) -> Reques
         created_at=now,
     )
     store.insert_request(unit, record)
-    outbox.add(unit, QUEUE, ISSUE_JOB, [record.id], now=now)
-    event_store.append(unit, [events.of_request(EventType.CERTIFICATE_REQUESTED, record, now)])
-    return record
+    return _queued(unit, record, now)
 
 
 def status(deps: Deps, caller: Caller, request_id: RequestId) -> RequestStatus:
@@ -134,7 +154,10 @@ def prove(deps: Deps, caller: Caller, request_id: RequestId, sha256_hex: str) ->
                 check_move(record.state, CertificateState.ACTIVE)
                 if record.not_after <= now:
                     raise IllegalMoveError("The certificate has expired", on=request_id, hint="kmb cert renew")
-                activate(unit, record, now)
+                others = [one for one in store.by_ski(unit, record.ski) if one.address != record.address]
+                if any(claims(one) for one in others):
+                    raise IllegalMoveError("The key is certified for another instance", hint="kmb cert renew")
+                activate(unit, [record], now)
                 unit.after_commit(f"request:{request_id}")
             return _shown(unit, request)
     except IllegalMoveError:
@@ -153,7 +176,11 @@ def lookup(deps: Deps, address: Address) -> Listing:
         raise UnknownRecipientError(on=str(address), hint="check the address with its owner")
     if encryption is not None and encryption.not_after <= now:
         encryption = None
-    return Listing(address, identity, encryption, deps.chain.issuing)
+    issuers = deps.chain.all
+    issuing, other = (
+        issuer_of(issuers, x509.parse_certificate(one.der).aki) for one in (identity, encryption or identity)
+    )
+    return Listing(address, identity, encryption, issuing, other)
 
 
 def by_fingerprint(deps: Deps, fingerprint: Fingerprint) -> CertificateRecord:
@@ -163,60 +190,31 @@ def by_fingerprint(deps: Deps, fingerprint: Fingerprint) -> CertificateRecord:
 
 
 def history(deps: Deps, address: Address) -> list[CertificateRecord]:
-    """Return all listed certificates of an address, newest first; raises UnknownRecipientError when there is none."""
+    """Return all listed certificates of an address, newest first; raises UnknownRecipientError when there is none.
+
+    How an instance calls the server concerns nobody else: its access certificates are not among them.
+    """
     with deps.store.read() as unit:
-        found = [item for item in store.history(unit, address) if item.state is not CertificateState.UNPROVED]
+        found = [item for item in store.history(unit, address) if _concerns_others(item)]
     if not found:
         raise UnknownRecipientError(on=str(address), hint="check the address with its owner")
     return found
 
 
-def revoke(deps: Deps, caller: Caller, der: bytes, *, wanted: Fingerprint | None = None) -> CertificateRecord:
-    """Revoke a certificate at its owner's signed wish, and quarantine what was not collected; again changes nothing.
-
-    When the key is lost, its other certificates go with it. ``wanted`` is what the request's path names. Raises
-    NotFoundError for what is not the caller's, SignatureError, StaleError, WrongPartyError, IllegalMoveError.
-    """
-    now = deps.clock.now()
-    wish = revocations.parse_revocation(der).verify(x509.identity_public_key(caller.instance.identity_spki))
-    if wanted is not None and wish.fingerprint != wanted:
-        raise WrongPartyError("The revocation request is for another certificate", on=wish.fingerprint, rule="REV-002")
-    if not now - _REVOCATION_WINDOW <= wish.requested <= now + CLOCK_SKEW:
-        raise StaleError("The revocation request was not signed just now", on=f"at {wish.requested}")
-    reason = int(wish.reason)
-    with deps.store.unit() as unit:
-        record = _listed(unit, wish.fingerprint, lock=True)
-        if record.address != caller.instance.address:
-            raise NotFoundError(on=wish.fingerprint, rule="REV-002")
-        if record.state is CertificateState.REVOKED:
-            return record
-        check_move(record.state, CertificateState.REVOKED)
-        gone = [replace(record, state=CertificateState.REVOKED, revoked_at=now, revocation_reason=reason)]
-        if is_lost(gone[0]):
-            gone += [item for item in store.by_ski(unit, record.ski) if _goes_too(item, record)]
-            if record.kind is CertificateKind.IDENTITY:
-                # Whoever has the identity key could have endorsed them.
-                gone += [
-                    item for item in store.history(unit, record.address, CertificateKind.ENCRYPTION) if _open(item)
-                ]
-        for item in gone:
-            store.set_certificate_state(unit, item.fingerprint, CertificateState.REVOKED, now=now, reason=reason)
-        event_store.append(
-            unit, [events.of_certificate(EventType.CERTIFICATE_REVOKED, item, now, reason=reason) for item in gone]
-        )
-        quarantine(unit, record, now)
-        outbox.add(unit, QUEUE, CRL_JOB, [CRL_JOB], now=now)
-    return gone[0]
+def _queued(unit: Unit, record: RequestRecord, now: datetime) -> RequestRecord:
+    outbox.add(unit, QUEUE, ISSUE_JOB, [record.id], now=now, lanes=[record.address.tenant])
+    event_store.append(unit, [events.of_request(EventType.CERTIFICATE_REQUESTED, record, now)])
+    return record
 
 
-def _open(record: CertificateRecord) -> bool:
-    return CertificateState.REVOKED in CERTIFICATE_MOVES[record.state]
-
-
-def latest_crl(deps: Deps) -> CrlRecord | None:
-    """Return the newest revocation list, None before the first."""
-    with deps.store.read() as unit:
-        return store.latest_crl(unit)
+def _is_over(unit: Unit, request: RequestRecord, now: datetime) -> bool:
+    """Say whether a settled request left nothing that is worth having: no certificate, or one to be renewed."""
+    if request.state is RequestState.PENDING:
+        return False
+    record = store.certificate(unit, request.fingerprint) if request.fingerprint else None
+    if record is None or record.state is not CertificateState.ACTIVE:
+        return True
+    return now >= renewal_due(record.not_before, record.not_after)
 
 
 def _own(unit: Unit, caller: Caller, request_id: RequestId, *, lock: bool = False) -> RequestRecord:
@@ -235,13 +233,12 @@ def _shown(unit: Unit, request: RequestRecord) -> RequestStatus:
     return RequestStatus(request, record, record.state)
 
 
-def _listed(unit: Unit, fingerprint: Fingerprint, *, lock: bool = False) -> CertificateRecord:
-    found = store.certificate(unit, fingerprint, lock=lock) if HASH.fullmatch(fingerprint) else None
+def _concerns_others(record: CertificateRecord) -> bool:
+    return record.state is not CertificateState.UNPROVED and record.kind is not CertificateKind.ACCESS
+
+
+def _listed(unit: Unit, fingerprint: Fingerprint) -> CertificateRecord:
+    found = store.certificate(unit, fingerprint) if HASH.fullmatch(fingerprint) else None
     if found is None or found.state is CertificateState.UNPROVED:
         raise NotFoundError(on=fingerprint[:80])
     return found
-
-
-def _goes_too(item: CertificateRecord, record: CertificateRecord) -> bool:
-    ended = item.state in (CertificateState.REVOKED, CertificateState.EXPIRED)
-    return item.fingerprint != record.fingerprint and item.address == record.address and not ended

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
-from pki.core.errors import SettingsError
-from pki.server.ports import CA_FOLDER, ISSUING_FILE, ROOT_FILE, CaChain, Clock
+from pki.core.tenants import TenantName
+from pki.server.facts import CaChain
+from pki.server.hierarchy import read_chain, read_registration
+from pki.server.ports import Clock, Linter, Profiles
 from pki.server.settings import Settings
 from pki.server.store.engine import Store
 
 
 @dataclass(frozen=True)
 class Deps:
-    """The store, the settings and a clock of one server process; threads share it."""
+    """Store, settings, clock, linter and certificate profiles of one server process; threads share it."""
 
     store: Store
     settings: Settings
     clock: Clock
+    linter: Linter
+    """What a certificate has to pass before it is signed; idle in all processes but the issuer."""
+    profiles: Profiles
+    """What certificates look like."""
 
-    @cached_property
+    def scoped(self, tenants: Collection[TenantName]) -> Deps:
+        """Return the same for work on behalf of some tenants: whatever a service asks the store for, it sees theirs."""
+        return replace(self, store=self.store.scoped(tenants))
+
+    @property
     def chain(self) -> CaChain:
-        """The CA's certificates, read from ``home`` once; raises SettingsError before ``kmb-server init``."""
-        folder = self.settings.home / CA_FOLDER
-        try:
-            return CaChain(root=(folder / ROOT_FILE).read_bytes(), issuing=(folder / ISSUING_FILE).read_bytes())
-        except OSError as error:
-            raise SettingsError(
-                f"The CA's certificates cannot be read: {error.strerror}",
-                on=str(folder),
-                hint=f"kmb-server init --home {self.settings.home}",
-            ) from None
+        """The CA's certificates, read from ``home`` when they have changed; SettingsError before ``kmb-server init``.
+
+        What decides something takes it once and stays with it.
+        """
+        return read_chain(self.settings.home)
+
+    @property
+    def registration(self) -> bytes | None:
+        """The public half of the registration key, SubjectPublicKeyInfo in DER; None where none was made yet."""
+        return read_registration(self.settings.home)

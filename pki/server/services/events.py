@@ -9,7 +9,10 @@ from pki.core.certificates import CertificateRecord
 from pki.core.events import Event, EventType
 from pki.core.ids import EventId
 from pki.core.tenants import Address
-from pki.server.ports import DepositRecord, NewDeposit, RequestRecord
+from pki.server.facts import DepositRecord, NewDeposit, RequestRecord, SequencedEvent
+from pki.server.services.deps import Deps
+
+_SCHEMAS = "https://keymailbox.invalid/schemas/events"
 
 
 def event(kind: EventType, subject: str, now: datetime, /, *audience: Address, **data: str | int | None) -> Event:
@@ -29,7 +32,13 @@ def of_request(kind: EventType, record: RequestRecord, now: datetime, *, reason:
 
 
 def of_certificate(kind: EventType, record: CertificateRecord, now: datetime, *, reason: int | None = None) -> Event:
-    """Return an event about a certificate that is listed; ``reason`` is a CRLReason (RFC 5280 §5.3.1)."""
+    """Return an event about a certificate that is listed; ``reason`` is a CRLReason (RFC 5280 §5.3.1).
+
+    Of a revocation it also tells who revoked it, and what an operator has to say to the owner.
+    """
+    more: dict[str, str | int | None] = {}
+    if kind is EventType.CERTIFICATE_REVOKED:
+        more = {"revoked_by": record.revoked_by, "because": record.because}
     return event(
         kind,
         record.fingerprint,
@@ -39,6 +48,7 @@ def of_certificate(kind: EventType, record: CertificateRecord, now: datetime, *,
         kind=record.kind.value,
         not_after=time(record.not_after),
         reason=reason,
+        **more,
     )
 
 
@@ -51,6 +61,23 @@ def of_deposit(kind: EventType, record: DepositRecord | NewDeposit, now: datetim
         "key_version": record.key_version,
     }
     return event(kind, record.id, now, record.sender, record.recipient, **(told | data))
+
+
+def cloudevent(deps: Deps, item: SequencedEvent) -> dict[str, object]:
+    """Return an event as a CloudEvent 1.0; ``sequence`` is its position, in the extension of that name."""
+    happened = item.event
+    return {
+        "specversion": "1.0",
+        "id": happened.id,
+        "source": deps.settings.url,
+        "type": happened.type.value,
+        "subject": happened.subject,
+        "time": happened.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "dataschema": f"{_SCHEMAS}/{happened.type.value}.schema.json",
+        "sequence": str(item.position),
+        "data": dict(happened.data),
+    }
 
 
 def time(moment: datetime) -> str:

@@ -1,333 +1,367 @@
-"""What is done with the CA's key: certificates are issued, revocation lists published."""
+"""Certificates are issued, a batch at a time: what is to be signed is stored, then signed, then entered."""
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Mapping, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from typing import TypeVar
 
-from cryptography.x509 import load_der_x509_certificate
-
-from pki.core import asn1, crl, x509
+from pki.core import x509
 from pki.core.certificates import (
-    ENDORSEMENT_WINDOW,
     CertificateRecord,
     CertificateState,
     RequestState,
-    check_listed,
+    check_signed,
     encrypt_certificate,
 )
-from pki.core.crl import Reason, Revoked
 from pki.core.errors import (
     CertificateError,
     ConflictError,
-    ExpiredError,
     KeymailboxError,
     NotFoundError,
-    RevokedError,
-    StaleError,
-    WrongPartyError,
+    UnavailableError,
 )
-from pki.core.events import EventType
+from pki.core.events import Event, EventType
 from pki.core.ids import RequestId, fingerprint
-from pki.core.requests import VerifiedRequest, parse_request
-from pki.core.signatures import VerifyingKey
-from pki.core.tenants import Address
+from pki.core.requests import VerifiedRequest
 from pki.core.x509 import CertificateKind
-from pki.server.ports import CaSigner, CrlRecord, RequestRecord
-from pki.server.services import events
+from pki.server import metrics
+from pki.server.facts import CaChain, Instance, RequestRecord
+from pki.server.ports import CaKeys
+from pki.server.services import admission, drafting, events, status
+from pki.server.services.activation import activate
+from pki.server.services.admission import HASH
 from pki.server.services.deps import Deps
+from pki.server.services.drafting import Draft
 from pki.server.store import certificates as store
-from pki.server.store import deposits as deposit_store
 from pki.server.store import events as event_store
+from pki.server.store import outbox
+from pki.server.store import requests as request_store
 from pki.server.store import tenants as tenant_store
 from pki.server.store.engine import Unit
+from pki.server.store.requests import Held, Settled
 
-CLOCK_SKEW = timedelta(minutes=5)
-"""How far another machine's clock may be ahead of ours; certificates start this much early for those behind."""
-HASH = re.compile(r"[0-9a-f]{64}")
-"""What a request's id and a fingerprint look like."""
+QUEUE = "issue"
+ISSUE_JOB = "certificate"
+"""The kind of job that issues; its subject is a request's id."""
+CRL_JOB = "crl"
+"""The kind of job that publishes a revocation list, and its subject."""
 
-_CRL_ATTEMPTS = 8
-_KEY_IS_LOST = frozenset({Reason.UNSPECIFIED, Reason.KEY_COMPROMISE})
+Answer = RequestRecord | Exception
+"""What became of a request: it is issued or rejected, or there is an error to try again after."""
 
-
-def issue(
-    deps: Deps, signer: CaSigner, request_ids: Sequence[RequestId]
-) -> Mapping[RequestId, RequestRecord | KeymailboxError]:
-    """Issue what is asked for; the answer for each is the request, issued or rejected, or the error to try again after.
-
-    Serial number and to-be-signed bytes are stored before the CA signs. After a crash the same ones are signed again,
-    so there is no certificate that the store does not know of; of two workers on one request, the first one's stays.
-    """
-    now = deps.clock.now()
-    with deps.store.read() as unit:
-        first = store.latest_crl(unit) is None
-    if first:
-        # Nobody uses a certificate without a revocation list, so it comes before the first certificate.
-        publish_crl(deps, signer)
-    results: dict[RequestId, RequestRecord | KeymailboxError] = {}
-    for request_id in dict.fromkeys(request_ids):
-        try:
-            prepared = prepare(deps, signer, request_id, now)
-            if isinstance(prepared, RequestRecord):
-                results[request_id] = prepared
-            else:
-                certificate_der = x509.assemble(prepared.tbs, signer.sign(prepared.tbs))
-                results[request_id] = enter(deps, prepared, certificate_der, now)
-        except KeymailboxError as error:
-            results[request_id] = error
-    return results
+_SIGNERS = min(os.cpu_count() or 1, 8)
+"""How many signatures are made side by side: the libraries let go of the interpreter's lock meanwhile."""
+_AWAY = 3
+"""How often the key may be away in one batch; a token's time-outs a hundred times would outlast the job's lease."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request whose serial number and to-be-signed bytes are stored."""
+class Signed:
+    """A certificate in DER, compared with its draft and verified; what its owner has to decrypt, if anything."""
 
-    request: VerifiedRequest
-    identity_key: VerifyingKey
-    tbs: bytes
-
-
-def prepare(deps: Deps, signer: CaSigner, request_id: RequestId, now: datetime) -> Prepared | RequestRecord:
-    """Check a pending request and fix what is to be signed; a request that is settled is returned as it is."""
-    with deps.store.unit() as unit:
-        record = store.request(unit, request_id, lock=True) if HASH.fullmatch(request_id) else None
-        instance = tenant_store.instance(unit, record.address) if record else None
-        if record is None or instance is None:
-            raise NotFoundError("There is no such request", on=request_id[:80])
-        if record.state is not RequestState.PENDING:
-            return record
-        stored = store.prepared(unit, request_id)
-        try:
-            identity_key = x509.identity_public_key(instance.identity_spki)
-            request = parse_request(record.der).verify(identity_key)
-            if (request.id, request.address) != (record.id, record.address):
-                raise WrongPartyError("The request is not the one that was stored under its id", on=request_id)
-            start, end = _validity(stored[1]) if stored else _new_validity(deps, signer, now)
-            check_request(unit, deps, request, record.address, start + CLOCK_SKEW)
-            serial = stored[0] if stored else _serial()
-            tbs = _tbs(signer, request, serial, start, end)
-            # What is signed follows from the request alone, whatever became of the stored bytes since.
-            if stored and (tbs != stored[1] or end - start > deps.settings.certificate_lifetime):
-                raise CertificateError("The prepared certificate is not the request's", on=request_id)
-        except KeymailboxError as error:
-            return _reject(unit, record, error, now)
-        if stored is None:
-            store.prepare(unit, request_id, serial, tbs)
-        return Prepared(request, identity_key, tbs)
+    draft: Draft
+    der: bytes
+    challenge: bytes | None
 
 
-def enter(deps: Deps, prepared: Prepared, der: bytes, now: datetime) -> RequestRecord:
-    """Enter a signed certificate into the directory, with all that follows from it, unless another worker did.
+def issue(deps: Deps, keys: CaKeys, request_ids: Sequence[RequestId]) -> Mapping[RequestId, Answer]:
+    """Issue what is asked for, up to a hundred at a time; what is wrong with one request is that one's answer alone.
 
-    An identity certificate is active at once: its request is signed with the very key. An encryption certificate is
-    unproved until its owner has decrypted it.
+    Serial numbers and to-be-signed bytes of all are stored in one transaction before the CA signs any. After a crash
+    the same ones are signed again, so there is no certificate that the store does not know of; of two workers on one
+    request, the first one's stays. Signatures are made and verified outside of transactions.
     """
-    request, chain = prepared.request, deps.chain
-    verified = check_listed(
-        der,
-        request.der,
-        address=request.address,
-        kind=request.kind,
-        identity_key=prepared.identity_key,
-        issuing_der=chain.issuing,
-        root_der=chain.root,
-        crl=None,
-        now=now,
-    )
-    is_identity = request.kind is CertificateKind.IDENTITY
-    record = CertificateRecord(
-        fingerprint=fingerprint(der),
-        address=request.address,
-        kind=request.kind,
-        serial=verified.parsed.serial,
-        der=der,
-        request_der=request.der,
-        state=CertificateState.UNPROVED,
-        not_before=verified.parsed.not_before,
-        not_after=verified.parsed.not_after,
-        issued_at=now,
-        ski=verified.parsed.ski.hex(),
-    )
-    challenge = None if is_identity else encrypt_certificate(der, verified.recipient)
-    with deps.store.unit() as unit:
-        current = store.request(unit, request.id, lock=True)
-        if current is None:
-            raise NotFoundError(on=request.id)
-        if current.state is not RequestState.PENDING:
-            return current
-        store.insert_certificate(unit, record)
-        store.set_request(unit, request.id, RequestState.ISSUED, fingerprint=record.fingerprint, challenge=challenge)
-        event_store.append(unit, [events.of_request(EventType.CERTIFICATE_ISSUED, current, now)])
-        if is_identity:
-            activate(unit, record, now)
-        unit.after_commit(f"request:{request.id}")
-    return replace(current, state=RequestState.ISSUED, fingerprint=record.fingerprint, challenge=challenge)
+    now = deps.clock.now()
+    status.publish_first(deps, keys)
+    wanted = dict.fromkeys(request_ids)
+    prepared, answers = prepare(deps, keys, list(wanted), now)
+    signed, failed = sign(deps, prepared, now)
+    answers = {**answers, **failed, **enter(deps, signed, now)}
+    return {request_id: answers[request_id] for request_id in wanted}
 
 
-def activate(unit: Unit, record: CertificateRecord, now: datetime) -> None:
-    """Make a certificate the active one, and retire the one before; raises ConflictError when another was quicker."""
-    told = []
-    previous = store.active(unit, record.address, record.kind)
-    if previous is not None:
-        if store.certificate(unit, previous.fingerprint, lock=True) != previous:
-            raise ConflictError("Another certificate is being activated", on=str(record.address))
-        store.set_certificate_state(unit, previous.fingerprint, CertificateState.RETIRED, now=now)
-        told.append(events.of_certificate(EventType.CERTIFICATE_RETIRED, previous, now))
-    store.set_certificate_state(unit, record.fingerprint, CertificateState.ACTIVE, now=now)
-    told.append(events.of_certificate(EventType.CERTIFICATE_ACTIVATED, record, now))
-    event_store.append(unit, told)
+def prepare(
+    deps: Deps, keys: CaKeys, ids: Sequence[RequestId], now: datetime
+) -> tuple[list[Draft], dict[RequestId, Answer]]:
+    """Check requests and fix what is to be signed for those that pass; the others' answers are returned beside.
 
-
-def publish_crl(deps: Deps, signer: CaSigner) -> CrlRecord:
-    """Sign and store a new list of the revoked certificates; raises ConflictError when others were always quicker."""
-    for _ in range(_CRL_ATTEMPTS - 1):
-        try:
-            return _publish(deps, signer)
-        except ConflictError:
-            # Their list may be older than what we know: ours comes after it.
-            continue
-    return _publish(deps, signer)
-
-
-def check_request(unit: Unit, deps: Deps, request: VerifiedRequest, owner: Address, now: datetime) -> None:
-    """Raise what speaks against a certificate for ``owner``: address, time, statement, or what is known of the key."""
-    if request.address != owner:
-        raise WrongPartyError("The request is for another address", on=str(request.address), rule="REQ-003")
-    check_time(request.signing_time, now)
-    for known in store.by_ski(unit, x509.key_identifier(request.spki).hex()):
-        if known.address != owner:
-            raise ConflictError("The key is certified for another instance", hint="kmb cert renew")
-        if known.kind is not request.kind:
-            raise ConflictError("The key is certified for another use", hint="kmb cert renew")
-        if known.state is CertificateState.REVOKED and is_lost(known):
-            raise RevokedError("The key was revoked and does not come back", on=str(owner), hint="kmb cert renew")
-    if request.kind is CertificateKind.ENCRYPTION:
-        _check_statement(unit, deps, request, now)
-
-
-def check_time(signing_time: datetime, now: datetime) -> None:
-    """Raise StaleError for a request that no certificate could follow in time (rule REQ-007, docs/adr/0002)."""
-    if not now - ENDORSEMENT_WINDOW + CLOCK_SKEW <= signing_time <= now + CLOCK_SKEW:
-        raise StaleError(
-            "The request was not signed within the last 48 hours",
-            on=f"at {signing_time}",
-            hint="set this machine's clock, then: kmb cert renew",
-            rule="REQ-007",
-        )
-
-
-def is_lost(record: CertificateRecord) -> bool:
-    """Tell whether a revocation speaks of the key and not of the certificate alone (RFC 5280 §5.3.1)."""
-    return (record.revocation_reason or 0) in _KEY_IS_LOST
-
-
-def quarantine(unit: Unit, record: CertificateRecord, now: datetime) -> None:
-    """Hold back what waits for a revoked certificate's owner, unless the same key or owner is good by another one."""
-    if any(other.state is CertificateState.ACTIVE for other in store.by_ski(unit, record.ski)):
-        return
-    keys = [record]
-    if record.kind is CertificateKind.IDENTITY:
-        if store.active(unit, record.address, CertificateKind.IDENTITY) is not None:
-            return
-        keys = store.history(unit, record.address, CertificateKind.ENCRYPTION)
-    ids = [held for ski in sorted({key.ski for key in keys}) for held in deposit_store.quarantine_for(unit, ski, now)]
-    found = deposit_store.many(unit, ids)
-    event_store.append(unit, [events.of_deposit(EventType.DEPOSIT_QUARANTINED, item, now) for item in found])
-    for item in found:
-        unit.after_commit(f"deposit:{item.id}")
-        unit.after_commit(f"mailbox:{item.recipient}")
-
-
-def _publish(deps: Deps, signer: CaSigner) -> CrlRecord:
-    now = deps.clock.now().replace(microsecond=0)
-    lifetime = deps.settings.crl_lifetime
+    What was stored first is what is to be signed, by whomever; what is against a request rejects it.
+    """
     with deps.store.read() as unit:
-        latest = store.latest_crl(unit)
-        revoked = store.revoked(unit)
-    number = latest.number + 1 if latest else 1
-    entries = [
-        (item.serial, Revoked(item.revoked_at or now, crl.parse_reason(item.revocation_reason or 0)))
-        for item in revoked
-        if item.not_after > now - lifetime  # on one list beyond its time (RFC 5280 §3.3)
-    ]
-    der = signer.sign_crl(number, now, now + lifetime, entries)
-    crl.verify_crl(der, issuing_der=deps.chain.issuing, now=now)
-    record = CrlRecord(number, der, now, now + lifetime)
-    told = events.event(
-        EventType.CRL_PUBLISHED,
-        str(number),
-        now,
-        number=number,
-        revoked=len(entries),
-        next_update=events.time(now + lifetime),
+        found = request_store.held(unit, [one for one in ids if HASH.fullmatch(one)])
+        there = tenant_store.instances_at(unit, [one.record.address for one in found])
+        taken = _taken(unit, found)
+    instances = {instance.address: instance for instance in there}
+    answers: dict[RequestId, Answer] = {one: NotFoundError("There is no such request", on=one[:80]) for one in ids}
+    drafts: dict[RequestId, Draft | KeymailboxError] = {}
+    pending = []
+    for one in found:
+        if one.record.address not in instances:
+            continue
+        if one.record.state is RequestState.PENDING:
+            pending.append(one)
+        else:
+            answers[one.record.id] = one.record
+    # One after another: it is mostly work that the interpreter does one at a time.
+    outcomes = [_attempt(_draft, deps, keys, one, instances[one.record.address], taken, now) for one in pending]
+    for one, outcome in zip(pending, outcomes, strict=True):
+        if isinstance(outcome, Draft | KeymailboxError):
+            drafts[one.record.id] = outcome
+        else:
+            # One that trips us up must not hold up those that came with it.
+            answers[one.record.id] = outcome
+    stored, settled = _store(deps, drafts, now) if drafts else ([], {})
+    ready: list[Draft] = []
+    late: dict[RequestId, KeymailboxError] = {}
+    others = [one for one in stored if isinstance(mine := drafts[one.record.id], Draft) and mine.tbs != one.tbs]
+    if others:
+        with deps.store.read() as unit:
+            taken = _taken(unit, others)
+    for one in stored:
+        outcome = drafts[one.record.id]
+        if one in others:
+            # Another worker was quicker: its bytes are signed, if they follow from the request like ours.
+            outcome = _attempt(_draft, deps, keys, one, instances[one.record.address], taken, now)
+        if isinstance(outcome, Draft):
+            ready.append(outcome)
+        elif isinstance(outcome, KeymailboxError):
+            late[one.record.id] = outcome
+        else:
+            answers[one.record.id] = outcome
+    if late:
+        settled |= _reject_late(deps, late, now)
+    return ready, answers | settled
+
+
+def sign(deps: Deps, drafts: Sequence[Draft], now: datetime) -> tuple[list[Signed], dict[RequestId, Answer]]:
+    """Sign what is stored, several at once, and verify each certificate; those that failed are returned beside.
+
+    When the key is away for the third time, the rest of the batch does not wait for it to be away once more.
+    """
+    chain = deps.chain
+    away: list[UnavailableError] = []
+
+    def work(draft: Draft) -> Signed:
+        if len(away) >= _AWAY:
+            raise away[0]
+        try:
+            return _signed(chain, draft, now)
+        except UnavailableError as error:
+            away.append(error)
+            raise
+
+    outcomes = _each(drafts, work)
+    signed = [outcome for outcome in outcomes if isinstance(outcome, Signed)]
+    failed: dict[RequestId, Answer] = {
+        draft.id: outcome for draft, outcome in zip(drafts, outcomes, strict=True) if isinstance(outcome, Exception)
+    }
+    return signed, failed
+
+
+def enter(deps: Deps, signed: Sequence[Signed], now: datetime) -> dict[RequestId, Answer]:
+    """Enter signed certificates into the directory, with all that follows from them, unless another worker did.
+
+    An identity or access certificate is active at once: its request is signed with the very key. An encryption
+    certificate is unproved until its owner has decrypted it.
+    """
+    if not signed:
+        return {}
+    try:
+        with deps.store.unit() as unit:
+            return _enter(unit, signed, now)
+    except ConflictError as error:
+        if len(signed) == 1:
+            return {signed[0].draft.id: error}
+    # One of them is at odds with what is stored: each for itself, so that it holds up no other.
+    answers: dict[RequestId, Answer] = {}
+    for one in signed:
+        answers |= enter(deps, [one], now)
+    return answers
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def _each(items: Sequence[T], work: Callable[[T], R]) -> list[R | Exception]:
+    """Do what is mostly arithmetic of other languages for several items at once; each one's outcome in its place."""
+    if len(items) < 2 or _SIGNERS < 2:
+        return [_attempt(work, item) for item in items]
+    with ThreadPoolExecutor(_SIGNERS, "issue") as pool:
+        return list(pool.map(lambda item: _attempt(work, item), items))
+
+
+def _attempt(work: Callable[..., R], *arguments: object) -> R | Exception:
+    try:
+        return work(*arguments)
+    except Exception as error:
+        return error
+
+
+def _taken(unit: Unit, found: Sequence[Held]) -> set[int]:
+    """Return which of the serials that are stored for pending requests are those of certificates already."""
+    return store.taken(
+        unit, [one.serial for one in found if one.serial is not None and one.record.state is RequestState.PENDING]
     )
+
+
+def _draft(deps: Deps, keys: CaKeys, one: Held, instance: Instance, taken: Collection[int], now: datetime) -> Draft:
+    if one.serial in taken:
+        # Whoever revoked the second certificate would revoke the first, which is somebody else's.
+        raise CertificateError("The prepared serial number is another certificate's", on=one.record.id)
+    return drafting.draft(deps, keys, one, instance, now)
+
+
+def _store(
+    deps: Deps, drafts: Mapping[RequestId, Draft | KeymailboxError], now: datetime
+) -> tuple[list[Held], dict[RequestId, Answer]]:
+    """Store what is to be signed for those against whom nothing speaks; return it, and the others' answers."""
+    answers: dict[RequestId, Answer] = {}
+    refused: list[tuple[Held, KeymailboxError]] = []
+    accepted: list[Held] = []
     with deps.store.unit() as unit:
-        store.insert_crl(unit, record)
-        # Once more: a deposit may have become available while its certificate was being revoked.
-        for item in revoked:
-            if item.revoked_at is not None and item.revoked_at > now - lifetime:
-                quarantine(unit, item, now)
-        event_store.append(unit, [told])
-    return record
+        rows = request_store.held(unit, list(drafts), lock=True)
+        facts = admission.gather(unit, [draft.request for draft in drafts.values() if isinstance(draft, Draft)])
+        owners: dict[bytes, list[VerifiedRequest]] = defaultdict(list)
+        new = []
+        for row in rows:
+            record, draft = row.record, drafts[row.record.id]
+            if record.state is not RequestState.PENDING:
+                answers[record.id] = record
+                continue
+            error = draft if isinstance(draft, KeymailboxError) else _objection(facts, draft, owners, now)
+            if error is not None:
+                refused.append((row, error))
+                continue
+            assert isinstance(draft, Draft)
+            if row.tbs is None:
+                row = Held(record, draft.serial, draft.tbs)
+                new.append((record.id, draft.serial, draft.tbs))
+            accepted.append(row)
+        request_store.prepare(unit, new)
+        answers |= _reject(unit, refused, now)
+    return accepted, answers
 
 
-def _check_statement(unit: Unit, deps: Deps, request: VerifiedRequest, now: datetime) -> None:
-    identity = store.active(unit, request.address, CertificateKind.IDENTITY)
-    if identity is None:
-        raise CertificateError(
-            "The instance has no identity certificate that is active", on=str(request.address), rule="REQ-006"
+def _objection(
+    facts: admission.Facts, draft: Draft, owners: dict[bytes, list[VerifiedRequest]], now: datetime
+) -> KeymailboxError | None:
+    """Return what speaks against a draft; ``owners`` are those of the keys that this batch has accepted already."""
+    request = draft.request
+    try:
+        admission.check(facts, request, request.address, now)
+        if any(_clash(other, request) for other in owners[request.spki]):
+            raise ConflictError("The key is certified for another instance or use", hint="kmb cert renew")
+        owners[request.spki].append(request)
+    except KeymailboxError as error:
+        return error
+    return None
+
+
+def _clash(earlier: VerifiedRequest, later: VerifiedRequest) -> bool:
+    """Tell what `admission.check_key` would say if the earlier one's certificate were in the directory already."""
+    if earlier.address == later.address:
+        return earlier.kind is not later.kind
+    # Nobody has proved that an encryption key is his before its certificate is there.
+    return earlier.kind is not CertificateKind.ENCRYPTION
+
+
+def _signed(chain: CaChain, draft: Draft, now: datetime) -> Signed:
+    der = x509.assemble(draft.tbs, draft.signer.sign(draft.tbs))
+    # The signer gave a signature and nothing else, so what it covers is known byte for byte; a faulty one stops here.
+    issuer = draft.signer.certificate_der
+    check_signed(der, draft.tbs, issuing_der=issuer, root_der=chain.root, now=now)
+    challenge = None
+    if draft.request.kind is CertificateKind.ENCRYPTION:
+        challenge = encrypt_certificate(der, draft.parsed.recipient)
+    return Signed(draft, der, challenge)
+
+
+def _enter(unit: Unit, signed: Sequence[Signed], now: datetime) -> dict[RequestId, Answer]:
+    by_id = {one.draft.id: one for one in signed}
+    answers: dict[RequestId, Answer] = {one: NotFoundError(on=one) for one in by_id}
+    facts = admission.gather(unit, [one.draft.request for one in signed])
+    refused: list[tuple[Held, KeymailboxError]] = []
+    certificates: list[CertificateRecord] = []
+    settled: list[Settled] = []
+    told: list[Event] = []
+    for row in request_store.held(unit, list(by_id), lock=True):
+        one, record = by_id[row.record.id], row.record
+        if record.state is not RequestState.PENDING:
+            answers[record.id] = record
+            continue
+        if row.tbs != one.draft.tbs:
+            # Settled and opened again meanwhile (docs/adr/0016): what was signed before is known by then.
+            answers[record.id] = ConflictError("Something else is to be signed for the request by now", on=record.id)
+            continue
+        try:
+            # Once more: the key may have been revoked while its certificate was being signed.
+            admission.check_key(facts, one.draft.request)
+        except KeymailboxError as error:
+            refused.append((row, error))
+            continue
+        entry = _record(one, now)
+        certificates.append(entry)
+        settled.append(Settled(record.id, RequestState.ISSUED, None, entry.fingerprint, one.challenge))
+        told.append(events.of_request(EventType.CERTIFICATE_ISSUED, record, now))
+        unit.after_commit(f"request:{record.id}")
+        answers[record.id] = replace(
+            record, state=RequestState.ISSUED, fingerprint=entry.fingerprint, challenge=one.challenge
         )
-    if identity.not_after <= now:
-        raise ExpiredError("The identity certificate has expired", on=str(request.address), rule="REQ-006")
-    statement = request.statement
-    named = statement and (statement.issuer_der, statement.serial)
-    issuer = load_der_x509_certificate(deps.chain.issuing).subject.public_bytes()
-    if named != (issuer, identity.serial):
-        raise CertificateError(
-            "The possession statement names another certificate than the active identity certificate",
-            on=str(request.address),
-            hint="kmb cert renew",
-            rule="REQ-006",
-        )
+    store.insert_certificates(unit, certificates)
+    request_store.settle(unit, settled, now)
+    for entry in certificates:
+        unit.once_committed(metrics.certificates.labels(entry.kind.value, "issued").inc)
+    event_store.append(unit, told)
+    activate(unit, [entry for entry in certificates if entry.kind is not CertificateKind.ENCRYPTION], now)
+    return answers | _reject(unit, refused, now)
 
 
-def _reject(unit: Unit, record: RequestRecord, error: KeymailboxError, now: datetime) -> RequestRecord:
-    reason = f"{error.code}: {error}"
-    store.set_request(unit, record.id, RequestState.REJECTED, reason=reason)
-    event_store.append(unit, [events.of_request(EventType.CERTIFICATE_REJECTED, record, now, reason=reason)])
-    unit.after_commit(f"request:{record.id}")
-    return replace(record, state=RequestState.REJECTED, reason=reason)
-
-
-def _tbs(signer: CaSigner, request: VerifiedRequest, serial: int, start: datetime, end: datetime) -> bytes:
-    return x509.tbs_certificate(
-        serial=serial,
-        issuer_der=signer.certificate_der,
-        address=request.address,
-        spki=request.spki,
-        not_before=start,
-        not_after=end,
-        kind=request.kind,
-        capabilities=request.capabilities.der if request.capabilities else None,
+def _record(one: Signed, now: datetime) -> CertificateRecord:
+    parsed = one.draft.parsed
+    return CertificateRecord(
+        fingerprint=fingerprint(one.der),
+        address=parsed.address,
+        kind=parsed.kind,
+        serial=parsed.serial,
+        der=one.der,
+        request_der=one.draft.request.der,
+        state=CertificateState.UNPROVED,
+        not_before=parsed.not_before,
+        not_after=parsed.not_after,
+        issued_at=now,
+        ski=parsed.ski.hex(),
+        issuer=parsed.aki.hex(),
     )
 
 
-def _new_validity(deps: Deps, signer: CaSigner, now: datetime) -> tuple[datetime, datetime]:
-    start = (now - CLOCK_SKEW).replace(microsecond=0)
-    last = load_der_x509_certificate(signer.certificate_der).not_valid_after_utc
-    return start, min(start + deps.settings.certificate_lifetime, last)
+def _reject_late(deps: Deps, errors: Mapping[RequestId, KeymailboxError], now: datetime) -> dict[RequestId, Answer]:
+    with deps.store.unit() as unit:
+        rows = request_store.held(unit, list(errors), lock=True)
+        pending = [(row, errors[row.record.id]) for row in rows if row.record.state is RequestState.PENDING]
+        others: dict[RequestId, Answer] = {row.record.id: row.record for row in rows}
+        return others | _reject(unit, pending, now)
 
 
-def _validity(tbs: bytes) -> tuple[datetime, datetime]:
-    validity = asn1.decode(asn1.TbsCertificate, tbs, what="The prepared certificate").validity
-    start, end = (moment.as_datetime().replace(tzinfo=UTC) for moment in (validity.not_before, validity.not_after))
-    return start, end
-
-
-def _serial() -> int:
-    # Positive with at most 20 bytes, 159 random bits (RFC 5280 §4.1.2.2); zero would be an omen.
-    return secrets.randbits(159) or 1
+def _reject(unit: Unit, refused: Sequence[tuple[Held, KeymailboxError]], now: datetime) -> dict[RequestId, Answer]:
+    answers: dict[RequestId, Answer] = {}
+    settled: list[Settled] = []
+    told: list[Event] = []
+    for row, error in refused:
+        record, reason = row.record, f"{error.code}: {error}"
+        settled.append(Settled(record.id, RequestState.REJECTED, reason))
+        told.append(events.of_request(EventType.CERTIFICATE_REJECTED, record, now, reason=reason))
+        unit.after_commit(f"request:{record.id}")
+        answers[record.id] = replace(record, state=RequestState.REJECTED, reason=reason)
+        unit.once_committed(metrics.certificates.labels(record.kind.value, "rejected").inc)
+    request_store.settle(unit, settled, now)
+    event_store.append(unit, told)
+    if any(row.serial is not None for row, _ in refused):
+        # It may have been signed before: its serial goes on the revocation list.
+        outbox.add(unit, QUEUE, CRL_JOB, [CRL_JOB], now=now, rank=outbox.URGENT)
+    return answers

@@ -8,28 +8,26 @@ from datetime import datetime
 
 from pki.core.deposits import DepositState
 from pki.core.errors import (
-    ConflictError,
+    DeletedError,
     ExpiredError,
     IllegalMoveError,
     KeymailboxError,
     NotFoundError,
     TooLargeError,
     UsageError,
-    WrongPartyError,
 )
 from pki.core.events import EventType
 from pki.core.ids import DepositId
-from pki.core.receipts import ReceiptKind, VerifiedReceipt, parse_receipt
 from pki.core.tenants import Address
-from pki.core.x509 import CertificateKind
-from pki.server.ports import Caller, DepositRecord, ReceiptRecord
-from pki.server.services import signers
+from pki.server.facts import Caller, DepositRecord, ReceiptRecord
+from pki.server.services import retention, signers
 from pki.server.services.deps import Deps
 from pki.server.services.events import of_deposit
+from pki.server.services.receipts import answer_all
 from pki.server.services.validation import ring
-from pki.server.store import certificates as certificate_store
 from pki.server.store import deposits as deposit_store
 from pki.server.store import events as event_store
+from pki.server.store import receipts as receipt_store
 from pki.server.store.engine import Unit
 
 MAX_PAGE = 500
@@ -48,17 +46,29 @@ def page(deps: Deps, caller: Caller, address: Address, after: int = 0, limit: in
 
     The numbers have no gaps: one that is missing was withheld. Raises NotFoundError for another's mailbox.
     """
+    check_page(caller, address, after, limit)
+    with deps.store.read() as unit:
+        return retention.marked(unit, deposit_store.page(unit, address, after, limit))
+
+
+def last_numbers(deps: Deps, addresses: Sequence[Address]) -> list[int]:
+    """Return the last number given out in each mailbox, in one statement: past it there is nothing to look for."""
+    with deps.store.scoped([address.tenant for address in addresses]).read() as unit:
+        found = deposit_store.last_numbers(unit, addresses)
+    return [found.get(address, 0) for address in addresses]
+
+
+def check_page(caller: Caller, address: Address, after: int, limit: int) -> None:
+    """Raise what `page` raises before it looks: NotFoundError for another's mailbox, UsageError."""
     _check_page(after, limit)
     _check_own(caller, address)
-    with deps.store.read() as unit:
-        return deposit_store.page(unit, address, after, limit)
 
 
 def collect(deps: Deps, caller: Caller, address: Address, ids: Sequence[str]) -> list[Collected | KeymailboxError]:
     """Hand out deposits of the caller's own mailbox; what was collected is handed out again.
 
     One answer for each different id, in their order. An item fails on its own: NotFoundError, IllegalMoveError,
-    ExpiredError, or TooLargeError when the answer is full.
+    ExpiredError, DeletedError when its bytes were, or TooLargeError when the answer is full.
     """
     if not 1 <= len(ids) <= MAX_COLLECTION:
         raise UsageError(f"1 to {MAX_COLLECTION} deposits are collected at once", on=str(len(ids)))
@@ -66,7 +76,8 @@ def collect(deps: Deps, caller: Caller, address: Address, ids: Sequence[str]) ->
     now = deps.clock.now()
     with deps.store.unit() as unit:
         wanted = [DepositId(text) for text in ids if signers.has_form(text)]
-        held = {record.id: record for record in deposit_store.many(unit, wanted, lock=True)}
+        known = retention.marked(unit, deposit_store.many(unit, wanted, lock=True))
+        held = {record.id: record for record in known}
         answers: dict[str, DepositRecord | KeymailboxError] = {}
         room = MAX_COLLECTED_BYTES
         for text in dict.fromkeys(ids):
@@ -78,58 +89,30 @@ def collect(deps: Deps, caller: Caller, address: Address, ids: Sequence[str]) ->
             except KeymailboxError as error:
                 answers[text] = error
         taken = [answer for answer in answers.values() if isinstance(answer, DepositRecord)]
-        first = [record for record in taken if record.state is DepositState.AVAILABLE]
+        bodies = {found.id: found.body for found in deposit_store.many(unit, [t.id for t in taken], with_body=True)}
+        # One whose bytes are not there was not handed out, whatever else comes of it.
+        first = [record for record in taken if record.state is DepositState.AVAILABLE and bodies[record.id]]
         deposit_store.set_state(unit, [record.id for record in first], DepositState.COLLECTED, now=now)
         event_store.append(unit, [of_deposit(EventType.DEPOSIT_COLLECTED, record, now) for record in first])
         for record in first:
             ring(unit, record)
-        bodies = {found.id: found for found in deposit_store.many(unit, [t.id for t in taken], with_body=True)}
-    return [_handed_out(answer, bodies) for answer in answers.values()]
+    return [_handed_out(answer, bodies, now) for answer in answers.values()]
 
 
 def status(deps: Deps, caller: Caller, deposit_id: str) -> DepositRecord:
     """Return a deposit to its sender, and to its recipient from when it is available; else NotFoundError."""
     known = signers.known_form(deposit_id)
     with deps.store.read() as unit:
-        return _visible(unit, caller, known)
+        (found,) = retention.marked(unit, [_visible(unit, caller, known)])
+    return found
 
 
 def receipt(deps: Deps, caller: Caller, deposit_id: str, der: bytes) -> ReceiptRecord:
-    """Store the recipient's signed receipt or refusal, which settles the deposit; the same again changes nothing.
-
-    Raises NotFoundError for somebody else's deposit, WrongPartyError, SignatureError or CertificateError for a receipt
-    that is not the recipient's for exactly these bytes, IllegalMoveError when the deposit was not collected, and
-    ConflictError when another answer was given before.
-    """
-    now = deps.clock.now()
-    known = signers.known_form(deposit_id)
-    parsed = parse_receipt(der)
-    own = caller.instance.address
-    with deps.store.read() as unit:
-        record = _visible(unit, caller, known)
-        if record.recipient != own:
-            raise NotFoundError(on=known)
-        certificates = certificate_store.by_ski(unit, parsed.signed.signer_ski.hex())
-    signer, proof = signers.verified(certificates, CertificateKind.IDENTITY, deps.chain, now, rule="RCP-004")
-    if signer.address != own:
-        raise WrongPartyError("The receipt is signed by somebody else", on=str(signer.address), rule="RCP-004")
-    answer = parsed.verify(proof.identity_key, recipient=own, deposit=known, sha512=record.body_sha512)
-    to = DepositState.ACKNOWLEDGED if answer.kind is ReceiptKind.RECEIPT else DepositState.REFUSED
-    with deps.store.unit() as unit:
-        (record,) = deposit_store.many(unit, [known], lock=True)
-        stored = deposit_store.receipt(unit, known)
-        if stored is not None:
-            if stored.der == der:
-                return stored
-            raise ConflictError("The deposit was answered before", on=known)
-        deposit_store.set_state(unit, [known], to, now=now)
-        stored = _as_record(answer, der, now)
-        deposit_store.insert_receipt(unit, stored)
-        kind = EventType.DEPOSIT_ACKNOWLEDGED if to is DepositState.ACKNOWLEDGED else EventType.DEPOSIT_REFUSED
-        reason = {} if answer.reason is None else {"reason": answer.reason.word}
-        event_store.append(unit, [of_deposit(kind, record, now, **reason)])
-        ring(unit, record)
-    return stored
+    """Store one signed receipt or refusal; raises what `receipts.answer_all` answers."""
+    (answer,) = answer_all(deps, [(caller, deposit_id, der)])
+    if isinstance(answer, KeymailboxError):
+        raise answer
+    return answer
 
 
 def receipt_of(deps: Deps, caller: Caller, deposit_id: str) -> ReceiptRecord:
@@ -137,7 +120,7 @@ def receipt_of(deps: Deps, caller: Caller, deposit_id: str) -> ReceiptRecord:
     known = signers.known_form(deposit_id)
     with deps.store.read() as unit:
         _visible(unit, caller, known)
-        found = deposit_store.receipt(unit, known)
+        found = receipt_store.receipt(unit, known)
     if found is None:
         raise NotFoundError("The deposit has no receipt yet", on=known)
     return found
@@ -148,7 +131,7 @@ def receipts(deps: Deps, caller: Caller, after: str = "", limit: int = 100) -> t
     number = _number(after)
     _check_page(number, limit)
     with deps.store.read() as unit:
-        found = deposit_store.receipts_for(unit, caller.instance.address, after=number, limit=limit)
+        found = receipt_store.of_sender(unit, caller.instance.address, after=number, limit=limit)
     return [record for _, record in found], str(found[-1][0]) if found else after
 
 
@@ -160,6 +143,7 @@ def sent(
     cursor = signers.known_form(after) if after else None
     with deps.store.read() as unit:
         items = deposit_store.sent(unit, caller.instance.address, state=state, after=cursor, limit=limit)
+        items = retention.marked(unit, items)
     return items, items[-1].id if items else after
 
 
@@ -193,6 +177,8 @@ def _visible(unit: Unit, caller: Caller, deposit_id: DepositId) -> DepositRecord
 def _collectable(record: DepositRecord | None, address: Address, now: datetime, text: str) -> DepositRecord:
     if record is None or record.recipient != address or record.sequence is None:
         raise NotFoundError(on=text[:40])
+    if record.body_deleted_at is not None:
+        raise DeletedError(on=record.id)
     if record.state is DepositState.EXPIRED or (record.state in _OPEN and record.expires_at <= now):
         raise ExpiredError("The deposit has expired", on=record.id)
     if record.state not in _OPEN:
@@ -210,20 +196,13 @@ def _fill(room: int, record: DepositRecord) -> int:
 
 
 def _handed_out(
-    answer: DepositRecord | KeymailboxError, bodies: Mapping[DepositId, DepositRecord]
+    answer: DepositRecord | KeymailboxError, bodies: Mapping[DepositId, bytes | None], now: datetime
 ) -> Collected | KeymailboxError:
     if isinstance(answer, KeymailboxError):
         return answer
-    found = bodies[answer.id]
-    return replace(found, body=None), found.body or b""
-
-
-def _as_record(answer: VerifiedReceipt, der: bytes, now: datetime) -> ReceiptRecord:
-    return ReceiptRecord(
-        deposit_id=answer.deposit_id,
-        kind=answer.kind.value,
-        reason=None if answer.reason is None else answer.reason.word,
-        der=der,
-        signed_at=answer.signed.signing_time,
-        stored_at=now,
-    )
+    body = bodies[answer.id]
+    if body is None:
+        return KeymailboxError("The deposit's bytes are not there", on=answer.id)
+    if answer.state is DepositState.AVAILABLE:
+        answer = replace(answer, state=DepositState.COLLECTED, collected_at=now)
+    return answer, body

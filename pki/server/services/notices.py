@@ -1,117 +1,29 @@
-"""Telling what happened: events are numbered and chained, published, and posted to those who asked for it."""
+"""Telling what happened: events are numbered and chained, published, and shown to those whom they concern."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
-import secrets
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
+from collections.abc import Sequence
+from datetime import datetime
 
-from standardwebhooks import Webhook as Signer
-
-from pki.core.errors import KeymailboxError, NotFoundError, UnavailableError, UsageError, VerificationError
-from pki.core.events import GENESIS, Event, EventType, chain_hash
-from pki.core.ids import EventId
-from pki.server.ports import Caller, Delivery, EventPublisher, Notifier, SequencedEvent, Webhook
+from pki.core.errors import UsageError
+from pki.core.events import Event, EventType, chain_hash
+from pki.core.tenants import Address
+from pki.server import metrics, tracing
+from pki.server.facts import Caller, SequencedEvent
+from pki.server.ports import EventPublisher
+from pki.server.services import webhooks
 from pki.server.services.deps import Deps
-from pki.server.services.events import event
-from pki.server.services.jobs import MAX_ATTEMPTS, describe
+from pki.server.services.events import cloudevent as cloudevent
+from pki.server.services.leases import Leases
 from pki.server.store import events as event_store
-from pki.server.store import outbox
 from pki.server.store.engine import Unit
 
-QUEUE = "notify"
-JOB = "webhook"
-MAX_WEBHOOKS = 10
-"""An address has this many at most."""
+RUNG = "events"
+"""What rings for all addresses at once: by sequencers of earlier releases."""
 MAX_PAGE = 500
-_LONGEST_URL = 2000
 _BATCH = 500
-_PARALLEL_POSTS = 16
 _CURSOR = "exchange"
 _LEASE = "exchange"
-_LEASE_TIME = timedelta(seconds=60)
-_GONE = 410
-_SCHEMAS = "https://keymailbox.invalid/schemas/events"
-
-
-# Webhooks
-
-
-def register(deps: Deps, caller: Caller, url: str, types: Sequence[str] | None = None) -> Webhook:
-    """Create a webhook of the caller's address for some event types, or all; its secret is told this once.
-
-    Raises UsageError for what is no such URL or type. Whether the URL leads anywhere allowed is found out at each post.
-    """
-    now = deps.clock.now()
-    _check_url(url, allow_plain=deps.settings.webhook_allow_private)
-    known = {kind.value for kind in EventType}
-    if types is not None and (not types or not set(types) <= known):
-        raise UsageError("Unknown event types", on=", ".join(sorted(set(types) - known))[:200] or "none given")
-    webhook = Webhook(
-        id=secrets.token_hex(16),
-        address=caller.instance.address,
-        url=url,
-        secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode("ascii"),
-        types=None if types is None else tuple(dict.fromkeys(types)),
-        created_at=now,
-    )
-    with deps.store.unit() as unit:
-        if len(event_store.list_webhooks(unit, [webhook.address])) >= MAX_WEBHOOKS:
-            raise UsageError(f"An address has at most {MAX_WEBHOOKS} webhooks", on=str(webhook.address))
-        event_store.insert_webhook(unit, webhook)
-    return webhook
-
-
-def webhooks(deps: Deps, caller: Caller) -> list[Webhook]:
-    """Return the webhooks of the caller's address, oldest first."""
-    with deps.store.read() as unit:
-        return event_store.list_webhooks(unit, [caller.instance.address])
-
-
-def remove(deps: Deps, caller: Caller, webhook_id: str) -> None:
-    """Remove a webhook of the caller's address and what is under way to it; raises NotFoundError."""
-    if not _is_hex(webhook_id):
-        raise NotFoundError(on=webhook_id[:40])
-    with deps.store.unit() as unit:
-        if not event_store.delete_webhook(unit, webhook_id, caller.instance.address):
-            raise NotFoundError(on=webhook_id)
-
-
-def deliver(deps: Deps, notifier: Notifier, ids: Sequence[str]) -> Mapping[str, KeymailboxError | None]:
-    """Post deliveries to their webhooks, several at a time; for each None when it is done with, or what went wrong.
-
-    One that was delivered is not posted again, one whose webhook is gone is done with. After ten attempts, or at once
-    when the target is forbidden, it is dead, and its owner can read so among the events.
-    """
-    with deps.store.read() as unit:
-        pending = [found for found in event_store.deliveries_by_ids(unit, ids) if found.state != "delivered"]
-        hooks = {hook.id: hook for hook in event_store.list_webhooks(unit) if hook.disabled_at is None}
-        told = {item.event.id: item for item in event_store.events_by_ids(unit, [_event_id(one) for one in pending])}
-    work = [one for one in pending if one.webhook_id in hooks and one.event_id in told]
-    results: dict[str, KeymailboxError | None] = dict.fromkeys(ids)
-    if not work:
-        return results
-    with ThreadPoolExecutor(min(_PARALLEL_POSTS, len(work))) as pool:
-        tries = pool.map(lambda one: _post(deps, notifier, hooks[one.webhook_id], told[_event_id(one)]), work)
-        outcomes = list(zip(work, tries, strict=True))
-    now = deps.clock.now()
-    with deps.store.unit() as unit:
-        # What was removed while it was posted has no row any more.
-        left = {found.id for found in event_store.deliveries_by_ids(unit, [one.id for one in work])}
-        for one, (gone, error) in outcomes:
-            results[one.id] = None if gone or one.id not in left else error
-            if one.id in left:
-                _record(unit, one, hooks[one.webhook_id], error, gone=gone, now=now)
-    return results
-
-
-# Events
 
 
 def sequence_events(deps: Deps, publisher: EventPublisher | None) -> int:
@@ -120,189 +32,111 @@ def sequence_events(deps: Deps, publisher: EventPublisher | None) -> int:
     Several may run at once: one numbers at a time, and one publishes. Raises UnavailableError when the broker is away:
     what is numbered stays so, and is published by the next call.
     """
+    leases = Leases(deps)
     count = 0
-    while numbered := _number(deps):
-        count += numbered
-    if publisher is not None:
-        _publish(deps, publisher)
+    published: Sequence[SequencedEvent] = ()
+    while _has_work(deps):
+        # One commit a batch: that it was published is written down with the numbers of what has come meanwhile.
+        with deps.store.unit() as unit:
+            numbered = _number(unit, deps.clock.now())
+            if published:
+                _remember(unit, published)
+            published = () if publisher is None else _due(unit, leases)
+        count += len(numbered)
+        if publisher is not None and published:
+            _publish(deps, publisher, leases, published)
+        elif len(numbered) < _BATCH:
+            break
     return count
 
 
-def events(deps: Deps, caller: Caller, after: int = 0, limit: int = 100) -> list[SequencedEvent]:
-    """Return the events past position ``after`` that the caller's address may hear of."""
+def events(
+    deps: Deps, caller: Caller, after: int = 0, limit: int = 100, kind: EventType | None = None
+) -> list[SequencedEvent]:
+    """Return the events past position ``after`` that the caller's address may hear of, of one type or of all."""
+    return page(deps, caller, after, limit, kind)[0]
+
+
+def page(
+    deps: Deps, caller: Caller, after: int = 0, limit: int = 100, kind: EventType | None = None
+) -> tuple[list[SequencedEvent], int]:
+    """Return what `events` does, and the position to go on after: past those of other types, if nothing is left."""
     if not 0 <= after < 1 << 62 or not 1 <= limit <= MAX_PAGE:
         raise UsageError(f"A page of events starts at a position and has 1 to {MAX_PAGE} items")
     with deps.store.read() as unit:
-        return event_store.after(unit, after, limit, audience=caller.instance.address)
+        # Read first: what is numbered meanwhile comes with the items, or the next time.
+        newest = event_store.last_heard(unit, caller.instance.address)
+        found = event_store.after(unit, after, limit, audience=caller.instance.address, kind=kind)
+    last = found[-1].position if found else after
+    return found, last if len(found) == limit else max(last, newest)
 
 
-def cloudevent(deps: Deps, item: SequencedEvent) -> dict[str, object]:
-    """Return an event as a CloudEvent 1.0; ``sequence`` is its position, in the extension of that name."""
-    happened = item.event
-    return {
-        "specversion": "1.0",
-        "id": happened.id,
-        "source": deps.settings.url,
-        "type": happened.type.value,
-        "subject": happened.subject,
-        "time": happened.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "datacontenttype": "application/json",
-        "dataschema": f"{_SCHEMAS}/{happened.type.value}.schema.json",
-        "sequence": str(item.position),
-        "data": dict(happened.data),
-    }
+def newest(deps: Deps, caller: Caller | None = None) -> int:
+    """Return the position of the newest event that the caller may hear of, or of all; 0 before the first."""
+    with deps.store.read() as unit:
+        if caller is None:
+            return event_store.head(unit, lock=False)[0]
+        return event_store.last_heard(unit, caller.instance.address)
 
 
-def verify_chain(deps: Deps) -> int:
-    """Recompute the chain over all numbered events; return how many there are.
+def topic(address: Address | str) -> str:
+    """Return what rings when there is an event that ``address`` may hear of."""
+    return f"{RUNG}:{address}"
 
-    Raises VerificationError at the first that was altered, left out or put in.
+
+def unnoticed(unit: Unit) -> bool:
+    """Return whether there are events that nobody has numbered, or published, yet."""
+    return event_store.anything_after(unit, _CURSOR)
+
+
+def _has_work(deps: Deps) -> bool:
+    """Look without writing: there is one writer on SQLite, and most wake-ups find that another has seen to it."""
+    with deps.store.read() as unit:
+        return unnoticed(unit)
+
+
+def _number(unit: Unit, now: datetime) -> Sequence[Event]:
+    """Number what has happened; the head is held until the unit's end, so that one unit does so after another."""
+    position, chain = event_store.head(unit, lock=True)
+    found = event_store.traced(unit, _BATCH)
+    happened = [one for one, _ in found]
+    places = []
+    for one in happened:
+        position, chain = position + 1, chain_hash(chain, one)
+        places.append((one.id, position, chain))
+    if happened:
+        with tracing.together("events number", [trace for _, trace in found]):
+            event_store.set_positions(unit, places)
+            numbers = {event_id: number for event_id, number, _ in places}
+        webhooks.fan_out(unit, [(one, numbers[one.id], trace) for one, trace in found], now)
+        for address in sorted({address for one in happened for address in one.audience}):
+            unit.after_commit(topic(address))
+        unit.once_committed(lambda: metrics.sequenced.inc(len(happened)))
+    return happened
+
+
+def _due(unit: Unit, leases: Leases) -> Sequence[SequencedEvent]:
+    """Return what is to be published next, with the lease for it; without anything, or while another has it, nothing.
+
+    The lease is given up under the head, which who numbers holds: what another numbers meanwhile it publishes itself.
     """
-    position, chain = 0, GENESIS
-    with deps.store.read() as unit:
-        while items := event_store.after(unit, position, _BATCH):
-            for item in items:
-                if item.position != position + 1:
-                    raise VerificationError("An event is missing from the chain", on=f"position {position + 1}")
-                position, chain = item.position, chain_hash(chain, item.event)
-                if not hmac.compare_digest(chain, item.chain):
-                    raise VerificationError("An event was altered after it was chained", on=f"position {position}")
-    return position
-
-
-def _number(deps: Deps) -> int:
-    now = deps.clock.now()
-    with deps.store.unit() as unit:
-        position, chain = event_store.head(unit, lock=True)
-        happened = event_store.unsequenced(unit, _BATCH)
-        places = []
-        for one in happened:
-            position, chain = position + 1, chain_hash(chain, one)
-            places.append((one.id, position, chain))
-        event_store.set_positions(unit, places)
-        if happened:
-            _fan_out(unit, happened, now)
-            unit.after_commit("events")
-    return len(happened)
-
-
-def _fan_out(unit: Unit, happened: Sequence[Event], now: datetime) -> None:
-    audience = sorted({address for one in happened for address in one.audience})
-    hooks: dict[str, list[Webhook]] = {}
-    for hook in event_store.list_webhooks(unit, audience) if audience else []:
-        if hook.disabled_at is None:
-            hooks.setdefault(str(hook.address), []).append(hook)
-    new = [
-        Delivery(_delivery_id(hook, one), hook.id, one.id, "pending", 0, None, now)
-        for one in happened
-        # A post that tells of a post that failed could fail as well, without end.
-        if one.type is not EventType.WEBHOOK_DEAD
-        for address in one.audience
-        for hook in hooks.get(address, [])
-        if hook.types is None or one.type.value in hook.types
-    ]
-    outbox.add(unit, QUEUE, JOB, event_store.insert_deliveries(unit, new), now=now)
-
-
-def _publish(deps: Deps, publisher: EventPublisher) -> None:
-    holder = secrets.token_hex(8)
-    while True:
-        if not _lease(deps, holder):
-            # Its holder looks again after letting go, so what was numbered before now is not forgotten.
-            return
-        try:
-            while _publish_batch(deps, publisher):
-                _lease(deps, holder)
-        finally:
-            with deps.store.unit() as unit:
-                event_store.release_lease(unit, _LEASE, holder)
-        with deps.store.read() as unit:
-            if not event_store.after(unit, event_store.cursor(unit, _CURSOR), 1):
-                return
-
-
-def _publish_batch(deps: Deps, publisher: EventPublisher) -> bool:
-    with deps.store.read() as unit:
-        items = event_store.after(unit, event_store.cursor(unit, _CURSOR), _BATCH)
+    items = event_store.after(unit, event_store.cursor(unit, _CURSOR), _BATCH)
     if not items:
-        return False
-    publisher.publish([cloudevent(deps, item) for item in items])
-    with deps.store.unit() as unit:
-        event_store.set_cursor(unit, _CURSOR, items[-1].position)
-    return True
+        leases.release(unit, _LEASE)
+        return []
+    return items if leases.acquire(unit, _LEASE) else []
 
 
-def _lease(deps: Deps, holder: str) -> bool:
-    with deps.store.unit() as unit:
-        return event_store.acquire_lease(unit, _LEASE, holder, deps.clock.now(), _LEASE_TIME)
-
-
-def _post(deps: Deps, notifier: Notifier, hook: Webhook, item: SequencedEvent) -> tuple[bool, KeymailboxError | None]:
-    """Return whether the receiver wants no more, and what went wrong."""
-    body = json.dumps(cloudevent(deps, item), separators=(",", ":"), ensure_ascii=False)
-    now = deps.clock.now()
-    headers = {
-        "content-type": "application/cloudevents+json",
-        # The same at each attempt, so that the receiver can tell what it has seen.
-        "webhook-id": item.event.id,
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Signer(hook.secret).sign(item.event.id, now, body),
-    }
+def _publish(deps: Deps, publisher: EventPublisher, leases: Leases, items: Sequence[SequencedEvent]) -> None:
     try:
-        status = notifier.post(hook.url, headers, body.encode())
-    except KeymailboxError as error:
-        return False, error
-    except Exception as error:
-        # Whatever a receiver provokes in a client must not take the other deliveries with it.
-        return False, UnavailableError("The post failed", on=type(error).__name__)
-    if 200 <= status < 300:
-        return False, None
-    return status == _GONE, UnavailableError("The webhook did not take the event", on=f"status {status}")
+        with leases.renewed():
+            publisher.publish([cloudevent(deps, item) for item in items])
+    except BaseException:
+        with deps.store.unit() as unit:
+            leases.release(unit, _LEASE)
+        raise
 
 
-def _record(
-    unit: Unit, one: Delivery, hook: Webhook, error: KeymailboxError | None, *, gone: bool, now: datetime
-) -> None:
-    if error is None:
-        event_store.set_delivery(unit, one.id, "delivered", now=now)
-        return
-    final = gone or not isinstance(error, UnavailableError) or (one.attempts + 1) % MAX_ATTEMPTS == 0
-    event_store.set_delivery(unit, one.id, "dead" if final else "pending", now=now, error=describe(error))
-    if gone:
-        event_store.disable_webhook(unit, hook.id, now)
-    if final:
-        told = event(
-            EventType.WEBHOOK_DEAD,
-            hook.id,
-            now,
-            hook.address,
-            delivery_id=one.id,
-            event_id=one.event_id,
-            error=describe(error),
-            disabled=1 if gone else 0,
-        )
-        event_store.append(unit, [told])
-
-
-def _check_url(url: str, *, allow_plain: bool) -> None:
-    try:
-        parts = urlsplit(url)
-        sound = bool(parts.hostname) and parts.username is None and not parts.fragment and parts.port != 0
-    except ValueError:
-        sound = False
-        parts = urlsplit("")
-    allowed = ("https", "http") if allow_plain else ("https",)
-    if not sound or parts.scheme not in allowed or len(url) > _LONGEST_URL or not url.isascii() or " " in url:
-        raise UsageError("A webhook's URL is https:// with a host, without a password and without a fragment")
-
-
-def _delivery_id(hook: Webhook, happened: Event) -> str:
-    return hashlib.sha256(f"{hook.id}:{happened.id}".encode()).hexdigest()[:32]
-
-
-def _event_id(delivery: Delivery) -> EventId:
-    return EventId(delivery.event_id)
-
-
-def _is_hex(text: str) -> bool:
-    return len(text) == 32 and all(digit in "0123456789abcdef" for digit in text)
+def _remember(unit: Unit, items: Sequence[SequencedEvent]) -> None:
+    event_store.set_cursor(unit, _CURSOR, items[-1].position)
+    unit.once_committed(lambda: metrics.published.inc(len(items)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import psycopg
 from psycopg import sql
@@ -16,9 +16,28 @@ CHANNEL = "keymailbox"
 ANYTHING = "*"
 """The topic that subscribers hear after a silence in which rings may have been lost."""
 
+_BETWEEN = "\n"
+_PAYLOAD = 7_900
+"""Bytes, all ASCII; PostgreSQL takes less than 8,000 in a notification."""
 _REMEMBERED = 10_000
 _LISTEN_SLICE = 0.2  # seconds between looks at the stop flag
 _RECONNECT_MAX = 10.0
+
+
+def packed(topics: Iterable[str]) -> list[str]:
+    """Return what to notify PostgreSQL's listeners with: a batch rings many topics, and each notification costs each.
+
+    A queue's topic goes alone: a relay of an earlier release knows no others.
+    """
+    alone, lines = [], [""]
+    for topic in topics:
+        if topic.startswith("queue:"):
+            alone.append(topic)
+        elif lines[-1] and len(lines[-1]) + len(topic) < _PAYLOAD:
+            lines[-1] += _BETWEEN + topic
+        else:
+            lines.append(topic)
+    return [line for line in (*alone, *lines) if line]
 
 
 class Bell:
@@ -150,6 +169,7 @@ class Bell:
     def _hear(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         while not self._stop.is_set():
             for notify in connection.notifies(timeout=_LISTEN_SLICE):
-                self.ring(notify.payload)
+                for topic in notify.payload.split(_BETWEEN):
+                    self.ring(topic)
                 if self._stop.is_set():
                     return

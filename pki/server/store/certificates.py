@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, select, update
+from sqlalchemy import LargeBinary, RowMapping, func, literal, select, update
 
-from pki.core.certificates import CertificateRecord, CertificateState, RequestState, check_move
-from pki.core.errors import ConflictError, IllegalMoveError, NotFoundError, ReplayedError
+from pki.core.certificates import (
+    CERTIFICATE_MOVES,
+    CertificateRecord,
+    CertificateState,
+    CertifiedKey,
+    RequestState,
+    check_move,
+)
+from pki.core.errors import BadAddressError, ConflictError, IllegalMoveError, NotFoundError, ReplayedError
 from pki.core.ids import Fingerprint, RequestId
 from pki.core.tenants import Address, parse_address
 from pki.core.x509 import CertificateKind
-from pki.server.ports import CrlRecord, RequestRecord
+from pki.server.facts import RequestRecord
 from pki.server.store import rows
 from pki.server.store.engine import Unit
-from pki.server.store.tables import certificates, crls, requests
+from pki.server.store.tables import certificates, requests
 
 _EXPIRING = [CertificateState.UNPROVED, CertificateState.ACTIVE, CertificateState.RETIRED]
 
@@ -45,6 +52,13 @@ def request(unit: Unit, request_id: RequestId, *, lock: bool = False) -> Request
     return found[0] if found else None
 
 
+def first_request(unit: Unit, address: Address) -> RequestRecord | None:
+    """Return the request that an instance was enrolled with."""
+    statement = select(requests).where(requests.c.address == str(address)).order_by(requests.c.created_at).limit(1)
+    row = unit.connection.execute(statement).mappings().one_or_none()
+    return None if row is None else request_of(row)
+
+
 def requests_by_ids(unit: Unit, ids: Sequence[RequestId], *, lock: bool = False) -> list[RequestRecord]:
     """Return the requests that exist, by id."""
     found = []
@@ -52,45 +66,8 @@ def requests_by_ids(unit: Unit, ids: Sequence[RequestId], *, lock: bool = False)
         statement = select(requests).where(requests.c.id.in_(chunk)).order_by(requests.c.id)
         if lock:
             statement = statement.with_for_update()
-        found += [_request(row) for row in unit.connection.execute(statement).mappings()]
+        found += [request_of(row) for row in unit.connection.execute(statement).mappings()]
     return found
-
-
-def set_request(
-    unit: Unit,
-    request_id: RequestId,
-    state: RequestState,
-    *,
-    reason: str | None = None,
-    fingerprint: Fingerprint | None = None,
-    challenge: bytes | None = None,
-) -> None:
-    """Set a request's state, and what else is given; raises NotFoundError."""
-    given = {"reason": rows.detail(reason), "fingerprint": fingerprint, "challenge": challenge}
-    values = {"state": state.value} | {name: value for name, value in given.items() if value is not None}
-    if not unit.connection.execute(update(requests).where(requests.c.id == request_id).values(values)).rowcount:
-        raise NotFoundError(on=request_id)
-
-
-def prepare(unit: Unit, request_id: RequestId, serial: int, tbs: bytes) -> tuple[int, bytes]:
-    """Store what the CA is about to sign; return what was stored first, for that and nothing else is to be signed."""
-    statement = (
-        update(requests)
-        .where(requests.c.id == request_id, requests.c.serial.is_(None))
-        .values(serial=_hex(serial), tbs=tbs)
-    )
-    unit.connection.execute(statement)
-    stored = prepared(unit, request_id)
-    if stored is None:
-        raise NotFoundError(on=request_id)
-    return stored
-
-
-def prepared(unit: Unit, request_id: RequestId) -> tuple[int, bytes] | None:
-    """Return serial and to-be-signed bytes of a request, None when nothing was prepared."""
-    statement = select(requests.c.serial, requests.c.tbs).where(requests.c.id == request_id)
-    row = unit.connection.execute(statement).one_or_none()
-    return None if row is None or row.serial is None else (int(row.serial, 16), row.tbs)
 
 
 def insert_certificate(unit: Unit, record: CertificateRecord) -> bool:
@@ -98,17 +75,19 @@ def insert_certificate(unit: Unit, record: CertificateRecord) -> bool:
 
     Raises ConflictError when its serial is taken, or it is active beside another active one.
     """
-    row = asdict(record) | {
-        "address": str(record.address),
-        "kind": record.kind.value,
-        "state": record.state.value,
-        "serial": _hex(record.serial),
-    }
-    if rows.insert_new(unit, certificates, [row], certificates.c.fingerprint):
+    if rows.insert_new(unit, certificates, [_row(record)], certificates.c.fingerprint):
         return True
     if certificate(unit, record.fingerprint) is None:
         raise ConflictError("The certificate's serial or place is taken", on=record.fingerprint)
     return False
+
+
+def insert_certificates(unit: Unit, records: Sequence[CertificateRecord]) -> None:
+    """Store issued certificates, all or none; raises ConflictError when a serial or a fingerprint is taken."""
+    new = rows.insert_new(unit, certificates, [_row(record) for record in records], certificates.c.fingerprint)
+    if len(new) != len(records):
+        taken = {record.fingerprint for record in records} - set(new)
+        raise ConflictError("The certificate's serial or place is taken", on=", ".join(sorted(taken))[:200])
 
 
 def certificate(unit: Unit, fingerprint: Fingerprint, *, lock: bool = False) -> CertificateRecord | None:
@@ -125,6 +104,34 @@ def by_ski(unit: Unit, ski_hex: str) -> list[CertificateRecord]:
     return _records(unit, select(certificates).where(certificates.c.ski == ski_hex).order_by(*_NEWEST))
 
 
+def by_skis(unit: Unit, skis: Sequence[str]) -> Mapping[str, Sequence[CertificateRecord]]:
+    """Return the certificates of some keys, each key's newest first."""
+    found: dict[str, list[CertificateRecord]] = {ski: [] for ski in skis}
+    for chunk in rows.chunks(sorted(found)):
+        statement = select(certificates).where(certificates.c.ski.in_(chunk)).order_by(*_NEWEST)
+        for record in _records(unit, statement):
+            found[record.ski].append(record)
+    return found
+
+
+def keys(unit: Unit, skis: Collection[str]) -> Mapping[str, Sequence[CertifiedKey]]:
+    """Return what the directory says of some keys, each key's newest certificate first, without the certificates."""
+    found: dict[str, list[CertifiedKey]] = {ski: [] for ski in skis}
+    for chunk in rows.chunks(sorted(found)):
+        statement = select(*_KEY).where(certificates.c.ski.in_(chunk)).order_by(*_NEWEST)
+        for row in unit.connection.execute(statement):
+            found[row.ski].append(
+                CertifiedKey(
+                    fingerprint=Fingerprint(row.fingerprint),
+                    address=parse_address(row.address),
+                    kind=CertificateKind(row.kind),
+                    state=CertificateState(row.state),
+                    ski=row.ski,
+                )
+            )
+    return found
+
+
 def active(unit: Unit, address: Address, kind: CertificateKind) -> CertificateRecord | None:
     """Return the one certificate of its kind that is in use at an address."""
     found = _records(
@@ -138,6 +145,25 @@ def active(unit: Unit, address: Address, kind: CertificateKind) -> CertificateRe
     return found[0] if found else None
 
 
+def active_at(
+    unit: Unit, addresses: Sequence[Address], kind: CertificateKind, *, lock: bool = False
+) -> list[CertificateRecord]:
+    """Return the certificates of a kind that are in use at some addresses, held until the unit's end when ``lock``."""
+    found = []
+    for chunk in rows.chunks(sorted({str(address) for address in addresses})):
+        statement = (
+            select(certificates)
+            .where(
+                certificates.c.address.in_(chunk),
+                certificates.c.kind == kind.value,
+                certificates.c.state == CertificateState.ACTIVE.value,
+            )
+            .order_by(certificates.c.address)
+        )
+        found += _records(unit, statement.with_for_update() if lock else statement)
+    return found
+
+
 def history(unit: Unit, address: Address, kind: CertificateKind | None = None) -> list[CertificateRecord]:
     """Return all certificates of an address, newest first."""
     statement = select(certificates).where(certificates.c.address == str(address)).order_by(*_NEWEST)
@@ -146,10 +172,35 @@ def history(unit: Unit, address: Address, kind: CertificateKind | None = None) -
     return _records(unit, statement)
 
 
+def held_states(unit: Unit, fingerprints: Collection[Fingerprint]) -> Mapping[Fingerprint, CertificateState]:
+    """Return the states of those certificates that exist, which stay as they are until the end of the unit.
+
+    Several units may hold the same ones; who changes a state waits for all of them.
+    """
+    found: dict[Fingerprint, CertificateState] = {}
+    for chunk in rows.chunks(sorted(set(fingerprints))):
+        statement = (
+            select(certificates.c.fingerprint, certificates.c.state)
+            .where(certificates.c.fingerprint.in_(chunk))
+            .order_by(certificates.c.fingerprint)
+            .with_for_update(read=True)
+        )
+        for row in unit.connection.execute(statement):
+            found[Fingerprint(row.fingerprint)] = CertificateState(row.state)
+    return found
+
+
 def set_certificate_state(
-    unit: Unit, fingerprint: Fingerprint, state: CertificateState, *, now: datetime, reason: int | None = None
+    unit: Unit,
+    fingerprint: Fingerprint,
+    state: CertificateState,
+    *,
+    now: datetime,
+    reason: int | None = None,
+    by: str | None = None,
+    because: str | None = None,
 ) -> None:
-    """Move a certificate along ``CERTIFICATE_MOVES``; ``reason`` (RFC 5280 §5.3.1) goes with ``revoked``.
+    """Move a certificate along ``CERTIFICATE_MOVES``; ``reason`` (RFC 5280 §5.3.1) and the rest go with ``revoked``.
 
     Raises NotFoundError, IllegalMoveError, and ConflictError when another certificate is active in its place.
     """
@@ -164,18 +215,83 @@ def set_certificate_state(
         raise ConflictError("Another certificate is active", on=str(record.address))
     values: dict[str, Any] = {"state": state.value}
     if state is CertificateState.REVOKED:
-        values |= {"revoked_at": now, "revocation_reason": reason}
+        values |= {"revoked_at": now, "revocation_reason": reason, "revoked_by": by, "because": because}
     unit.connection.execute(update(certificates).where(certificates.c.fingerprint == fingerprint).values(values))
 
 
-def revoked(unit: Unit) -> list[CertificateRecord]:
-    """Return all revoked certificates, first revoked first."""
-    statement = (
-        select(certificates)
-        .where(certificates.c.state == CertificateState.REVOKED.value)
-        .order_by(certificates.c.revoked_at, certificates.c.fingerprint)
-    )
-    return _records(unit, statement)
+def set_certificate_states(unit: Unit, fingerprints: Sequence[Fingerprint], state: CertificateState) -> None:
+    """Move certificates along ``CERTIFICATE_MOVES``, all or none; for what needs no time and no reason.
+
+    Raises IllegalMoveError when one is not there or may not move, ConflictError when another is active in its place.
+    """
+    before = [old.value for old, following in CERTIFICATE_MOVES.items() if state in following]
+    for chunk in rows.chunks(sorted(set(fingerprints))):
+        statement = (
+            update(certificates)
+            .where(certificates.c.fingerprint.in_(chunk), certificates.c.state.in_(before))
+            .values(state=state.value)
+        )
+        if unit.connection.execute(statement).rowcount != len(chunk):
+            raise IllegalMoveError(f"A certificate of these cannot become {state}")
+
+
+def ders(unit: Unit, wanted: Sequence[Fingerprint]) -> Iterator[tuple[Fingerprint, bytes]]:
+    """Yield certificates in DER."""
+    for chunk in rows.chunks(sorted(set(wanted))):
+        statement = select(certificates.c.fingerprint, certificates.c.der).where(certificates.c.fingerprint.in_(chunk))
+        for row in unit.connection.execute(statement):
+            yield Fingerprint(row.fingerprint), row.der
+
+
+def of_serials(unit: Unit, serials: Sequence[int]) -> list[Fingerprint]:
+    """Return the fingerprints of the certificates whose rows have these serials."""
+    found = []
+    for chunk in rows.chunks(sorted({serial_text(serial) for serial in serials})):
+        statement = select(certificates.c.fingerprint).where(certificates.c.serial.in_(chunk))
+        found += [Fingerprint(one) for one in unit.connection.execute(statement).scalars()]
+    return found
+
+
+def taken(unit: Unit, serials: Collection[int]) -> set[int]:
+    """Return which of these serials certificates' own bytes begin with; one look at all of them, however many."""
+    wanted = {_INTEGER + bytes([len(content)]) + content: serial for serial in serials if (content := _content(serial))}
+    if not wanted:
+        return set()
+    beginnings = select(func.substr(certificates.c.der, 1, _BEGINNING, type_=LargeBinary))
+    found = set()
+    for beginning in unit.connection.execute(beginnings).scalars():
+        # The serial follows the version 3 (RFC 5280 §4.1).
+        at = beginning.find(_VERSION) + len(_VERSION)
+        serial = wanted.get(bytes(beginning[at : at + 2 + beginning[at + 1]]))
+        if serial is not None:
+            found.add(serial)
+    return found
+
+
+def _content(serial: int) -> bytes:
+    return serial.to_bytes((serial.bit_length() + 8) // 8, "big")
+
+
+_INTEGER, _VERSION, _BEGINNING = b"\x02", b"\xa0\x03\x02\x01\x02", 64
+
+
+def holds(unit: Unit, serial: int) -> bool:
+    """Return whether a certificate's own bytes hold this serial, whatever the columns beside them say; slow."""
+    needle = _content(serial)
+    place = func.instr(certificates.c.der, needle)
+    if unit.dialect == "postgresql":
+        place = func.position(literal(needle, LargeBinary).op("IN")(certificates.c.der))
+    return unit.connection.execute(select(certificates.c.fingerprint).where(place > 0).limit(1)).first() is not None
+
+
+def owner(unit: Unit, fingerprint: Fingerprint) -> Address | None:
+    """Return whose certificate it is, as far as its row tells."""
+    statement = select(certificates.c.address).where(certificates.c.fingerprint == fingerprint)
+    found = unit.connection.execute(statement).scalar_one_or_none()
+    try:
+        return None if found is None else parse_address(found)
+    except BadAddressError:
+        return None
 
 
 def due_expiry(unit: Unit, now: datetime, limit: int) -> list[CertificateRecord]:
@@ -190,29 +306,23 @@ def due_expiry(unit: Unit, now: datetime, limit: int) -> list[CertificateRecord]
     return _records(unit, statement)
 
 
-def insert_crl(unit: Unit, crl: CrlRecord) -> None:
-    """Store a CRL; raises ConflictError when its number is taken."""
-    row = {
-        "number": crl.number,
-        "der": crl.der,
-        "this_update": crl.this_update,
-        "next_update": crl.next_update,
-    }
-    if not rows.insert_new(unit, crls, [row], crls.c.number):
-        raise ConflictError("The CRL's number is taken", on=str(crl.number))
-
-
-def latest_crl(unit: Unit) -> CrlRecord | None:
-    """Return the CRL with the highest number."""
-    row = unit.connection.execute(select(crls).order_by(crls.c.number.desc()).limit(1)).mappings().one_or_none()
-    return None if row is None else CrlRecord(**row)
-
-
+_KEY = [certificates.c[field.name] for field in fields(CertifiedKey)]
 _NEWEST = (certificates.c.issued_at.desc(), certificates.c.fingerprint)
 
 
-def _hex(serial: int) -> str:
+def serial_text(serial: int) -> str:
+    """Return a serial number as it is stored: 40 hex digits."""
     return f"{serial:040x}"
+
+
+def _row(record: CertificateRecord) -> dict[str, Any]:
+    row = {column.name: getattr(record, column.name) for column in certificates.columns}
+    return row | {
+        "address": str(record.address),
+        "kind": record.kind.value,
+        "state": record.state.value,
+        "serial": serial_text(record.serial),
+    }
 
 
 def _records(unit: Unit, statement: Any) -> list[CertificateRecord]:
@@ -233,11 +343,15 @@ def _certificate(row: RowMapping) -> CertificateRecord:
         issued_at=row["issued_at"],
         revoked_at=row["revoked_at"],
         revocation_reason=row["revocation_reason"],
+        revoked_by=row["revoked_by"],
+        because=row["because"],
         ski=row["ski"],
+        issuer=row["issuer"],
     )
 
 
-def _request(row: RowMapping) -> RequestRecord:
+def request_of(row: RowMapping) -> RequestRecord:
+    """Return a row of the table of requests as what it says."""
     return RequestRecord(
         id=RequestId(row["id"]),
         address=parse_address(row["address"]),

@@ -1,23 +1,36 @@
-"""Deposits, the mailboxes that number them, and their receipts."""
+"""Deposits: stored, found, numbered in their mailboxes, moved along their states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, RowMapping, Select, delete, or_, select, tuple_, update
+from sqlalchemy import Row, Select, func, or_, select, text, tuple_, update
 
-from pki.core.deposits import DEPOSIT_MOVES, DepositState, check_move
+from pki.core.deposits import DEPOSIT_MOVES, WAITING, DepositState, check_move
 from pki.core.errors import ConflictError, IllegalMoveError, NotFoundError, ReplayedError
-from pki.core.ids import DepositId, KeyId
+from pki.core.ids import DepositId
 from pki.core.tenants import Address, TenantName, parse_address
-from pki.server.ports import DepositRecord, NewDeposit, ReceiptRecord, ReportRow
-from pki.server.store import rows
+from pki.server import metrics
+from pki.server.facts import DepositRecord, NewDeposit, ReportRow
+from pki.server.store import bodies, limits, mailboxes, receipts, rows
 from pki.server.store.engine import Unit
-from pki.server.store.tables import deposits, idempotency, mailboxes, receipts
+from pki.server.store.tables import ENDED, deposits, idempotency, instances
 
-_LIGHT = [column for column in deposits.c if column.name != "body"]
+_LIGHT = [deposits.c[one.name] for one in fields(DepositRecord) if one.name != "body" and one.name in deposits.c]
+_ENDED = frozenset(
+    {
+        DepositState.REFUSED,
+        DepositState.REJECTED,
+        DepositState.SUPERSEDED,
+        DepositState.EXPIRED,
+        DepositState.WITHDRAWN,
+        DepositState.QUARANTINED,
+    }
+)
 _EXPIRING = [state for state, moves in DEPOSIT_MOVES.items() if DepositState.EXPIRED in moves]
 _STAMPS: Mapping[DepositState, str] = {
     DepositState.AVAILABLE: "validated_at",
@@ -36,14 +49,28 @@ _REPORT_BATCH = 500
 
 
 def insert(unit: Unit, new: Sequence[NewDeposit]) -> None:
-    """Store deposits as ``received``, in one statement; raises ReplayedError when an id was used before, by anybody."""
+    """Store deposits as ``received``, with their bodies, and count them; raises ReplayedError when an id was used."""
+    taken, ids = insert_free(unit, new), {item.id for item in new}
+    if taken or len(ids) != len(new):
+        clash = sorted(taken or ids)
+        raise ReplayedError("A deposit with this id was presented before", on=", ".join(clash[:5]))
+    added = [limits.accepted(str(one.sender), str(one.recipient), one.size, one.received_at) for one in new]
+    limits.settle(unit, [change for changes in added for change in changes])
+
+
+def insert_free(unit: Unit, new: Sequence[NewDeposit]) -> set[DepositId]:
+    """Store deposits whose ids nobody has used, those that this unit may not see included; return the other ids.
+
+    They are counted for their sender and recipient by who calls.
+    """
+    apart = bodies.apart(unit)
     values = [
         {
             "id": item.id,
             "sender": str(item.sender),
             "recipient": str(item.recipient),
             "state": DepositState.RECEIVED.value,
-            "body": item.body,
+            "body": b"" if apart else item.body,
             "body_sha256": item.body_sha256,
             "body_sha512": item.body_sha512,
             "size": item.size,
@@ -56,42 +83,43 @@ def insert(unit: Unit, new: Sequence[NewDeposit]) -> None:
             "recipient_ski": item.recipient_ski,
             "sender_ski": item.sender_ski,
             "supersedes": item.supersedes,
+            "respond_by": item.respond_by,
         }
-        for item in new
+        # In one order everywhere: two units with the same ids wait for each other and not in a circle.
+        for item in sorted(new, key=lambda item: item.id)
     ]
-    inserted = rows.insert_new(unit, deposits, values, deposits.c.id)
-    if len(inserted) != len(values):
-        clash = sorted({item.id for item in new} - set(inserted)) or [item.id for item in new]
-        raise ReplayedError("A deposit with this id was presented before", on=", ".join(clash[:5]))
+    inserted = set(rows.insert_new(unit, deposits, values, deposits.c.id))
+    stored = [item for item in new if item.id in inserted]
+    unit.once_committed(lambda: metrics.moved(DepositState.RECEIVED, count=len(stored)))
+    if apart:
+        bodies.insert(unit, [(item.id, item.received_at, item.body) for item in stored])
+    return {item.id for item in new} - inserted
 
 
-def find_idempotent(unit: Unit, sender: Address, key: str) -> tuple[str, DepositId] | None:
-    """Return digest and deposit of the first request with this idempotency key of this sender."""
-    statement = select(idempotency.c.body_sha256, idempotency.c.deposit_id).where(
-        idempotency.c.sender == str(sender), idempotency.c.key == key
-    )
-    row = unit.connection.execute(statement).one_or_none()
-    return None if row is None else (row.body_sha256, DepositId(row.deposit_id))
-
-
-def insert_idempotency(
-    unit: Unit, sender: Address, key: str, body_sha256: str, deposit_id: DepositId, now: datetime
-) -> None:
-    """Remember an idempotency key; raises ConflictError when another request with it got here first."""
-    row = {
-        "sender": str(sender),
-        "key": key,
-        "body_sha256": body_sha256,
-        "deposit_id": deposit_id,
-        "created_at": now,
+def find_idempotent(
+    unit: Unit, places: Sequence[tuple[Address, str]]
+) -> dict[tuple[Address, str], tuple[str, DepositId]]:
+    """Return digest and deposit of the first request with each of these senders' idempotency keys that was used."""
+    keys = [{"sender": str(sender), "key": key} for sender, key in dict.fromkeys(places)]
+    return {
+        (parse_address(row["sender"]), row["key"]): (row["body_sha256"], DepositId(row["deposit_id"]))
+        for row in rows.select_each(unit, idempotency, keys)
     }
-    if not rows.insert_new(unit, idempotency, [row], idempotency.c.key):
+
+
+def insert_idempotency(unit: Unit, used: Mapping[tuple[Address, str], tuple[str, DepositId]], now: datetime) -> None:
+    """Remember idempotency keys; raises ConflictError when another request with one of them got here first."""
+    values = [
+        {"sender": str(sender), "key": key, "body_sha256": digest, "deposit_id": deposit_id, "created_at": now}
+        for (sender, key), (digest, deposit_id) in sorted(used.items(), key=lambda item: (str(item[0][0]), item[0][1]))
+    ]
+    if len(rows.insert_new(unit, idempotency, values, idempotency.c.key)) != len(values):
         raise ConflictError("Another request with this idempotency key is on its way", hint="repeat the request")
 
 
-def purge_idempotency(unit: Unit, before: datetime) -> int:
-    """Forget the keys of requests older than ``before``; return how many."""
-    return unit.connection.execute(delete(idempotency).where(idempotency.c.created_at < before)).rowcount
+def purge_idempotency(unit: Unit, before: datetime, limit: int = 10_000) -> int:
+    """Forget the keys of requests older than ``before``, so many at most; return how many."""
+    return rows.delete_first(unit, idempotency, idempotency.c.created_at < before, idempotency.c.created_at, limit)
 
 
 def deposit(unit: Unit, deposit_id: DepositId, with_body: bool = False) -> DepositRecord | None:
@@ -101,12 +129,19 @@ def deposit(unit: Unit, deposit_id: DepositId, with_body: bool = False) -> Depos
 
 
 def many(unit: Unit, ids: Sequence[DepositId], *, lock: bool = False, with_body: bool = False) -> list[DepositRecord]:
-    """Return the deposits that exist, by id, held until the end of the unit when ``lock``."""
-    found = []
+    """Return the deposits that exist, by id, held until the end of the unit when ``lock``.
+
+    ``with_body``: a body that is not there, because it was deleted, is None.
+    """
+    found: list[Row[Any]] = []
+    statement = _by_id(unit.dialect, with_body, lock)
     for chunk in rows.chunks(sorted(set(ids))):
-        statement = _select(with_body).where(deposits.c.id.in_(chunk)).order_by(deposits.c.id)
-        found += _records(unit, statement.with_for_update() if lock else statement)
-    return found
+        found += unit.connection.execute(statement, {"wanted": chunk}).all()
+    if not with_body:
+        return [_record(row) for row in found]
+    # What was deposited before bodies had a table of their own lies in the deposit's row.
+    fetched = bodies.fetch(unit, {row.id: row.received_at for row in found if not row.body})
+    return [_record(row, row.body or fetched.get(row.id)) for row in found]
 
 
 def assign_sequences(unit: Unit, ids: Sequence[DepositId]) -> Mapping[DepositId, int]:
@@ -123,7 +158,7 @@ def assign_sequences(unit: Unit, ids: Sequence[DepositId]) -> Mapping[DepositId,
         if deposit_id not in numbers:
             arriving.setdefault(str(known[deposit_id].recipient), []).append(deposit_id)
     new: dict[DepositId, int] = {}
-    last = _advance(unit, "last_sequence", {recipient: len(group) for recipient, group in arriving.items()})
+    last = mailboxes.advance(unit, "last_sequence", {recipient: len(group) for recipient, group in arriving.items()})
     for recipient, group in arriving.items():
         first = last[recipient] - len(group) + 1
         new |= {deposit_id: first + place for place, deposit_id in enumerate(group)}
@@ -138,9 +173,24 @@ def set_state(unit: Unit, ids: Sequence[DepositId], to: DepositState, *, now: da
     ``columns``: rejected_code, rejected_detail, superseded_by, certificate_fingerprint, sender_fingerprint.
     Raises NotFoundError, IllegalMoveError.
     """
+    for chunk in rows.chunks(sorted(set(ids))):
+        statement = select(deposits.c.id, deposits.c.state).where(deposits.c.id.in_(chunk)).order_by(deposits.c.id)
+        states = {row.id: DepositState(row.state) for row in unit.connection.execute(statement.with_for_update())}
+        for deposit_id in chunk:
+            if deposit_id not in states:
+                raise NotFoundError(on=deposit_id)
+        move(unit, states, to, now=now, **columns)
+
+
+def move(
+    unit: Unit, held: Mapping[DepositId, DepositState], to: DepositState, *, now: datetime, **columns: str | None
+) -> None:
+    """Do what `set_state` does with deposits that this unit holds already, in the states that they are in."""
     unknown = set(columns) - _SETTABLE
     if unknown:
         raise TypeError(f"not set with a state: {', '.join(sorted(unknown))}")
+    for deposit_id, state in held.items():
+        _check(state, to, deposit_id)
     values: dict[str, Any] = {"state": to.value, **columns}
     if "rejected_detail" in columns:
         values["rejected_detail"] = rows.detail(columns["rejected_detail"])
@@ -148,14 +198,24 @@ def set_state(unit: Unit, ids: Sequence[DepositId], to: DepositState, *, now: da
         values[_STAMPS[to]] = now
     if to is DepositState.REJECTED:
         values["validated_at"] = now
-    for chunk in rows.chunks(sorted(set(ids))):
-        statement = select(deposits.c.id, deposits.c.state).where(deposits.c.id.in_(chunk)).order_by(deposits.c.id)
-        states = {row.id: row.state for row in unit.connection.execute(statement.with_for_update())}
-        for deposit_id in chunk:
-            if deposit_id not in states:
-                raise NotFoundError(on=deposit_id)
-            _check(DepositState(states[deposit_id]), to, deposit_id)
-        unit.connection.execute(update(deposits).where(deposits.c.id.in_(chunk)).values(values))
+    since: list[float | None] = []
+    # When what came before this state began; validated_at may be this very moment.
+    began = deposits.c.received_at if to is DepositState.AVAILABLE else deposits.c.validated_at
+    for chunk in rows.chunks(sorted(held)):
+        statement = update(deposits).where(deposits.c.id.in_(chunk)).values(values)
+        moved = statement.returning(deposits.c.id, deposits.c.sender, deposits.c.recipient, deposits.c.size, began)
+        for row in unit.connection.execute(moved):
+            since.append(None if row[4] is None else (now - row[4]).total_seconds())
+            # Here, since there is no other way out of a state: what is counted cannot differ from what there is.
+            limits.settle(unit, limits.moved(row.sender, row.recipient, row.size, held[row.id], to))
+    unit.once_committed(lambda: metrics.moved(to, since))
+
+
+def last_numbers(unit: Unit, recipients: Sequence[Address]) -> Mapping[Address, int]:
+    """Return the highest number in each of these mailboxes, 0 where nothing has one; one step in an index for each."""
+    wanted = sorted({str(address) for address in recipients})
+    found = unit.connection.execute(_last_numbers(unit.dialect), {"wanted": wanted})
+    return {parse_address(row.address): row.last or 0 for row in found}
 
 
 def page(unit: Unit, recipient: Address, after: int, limit: int) -> list[DepositRecord]:
@@ -176,6 +236,9 @@ def sent(
     statement = _select().where(deposits.c.sender == str(sender))
     if state is not None:
         statement = statement.where(deposits.c.state == state.value)
+        if state in _ENDED:
+            # In the words of the index, so that both databases see that it fits.
+            statement = statement.where(text(ENDED))
     if after is not None:
         place = (
             select(deposits.c.received_at, deposits.c.id)
@@ -189,17 +252,19 @@ def sent(
     return _records(unit, statement.order_by(deposits.c.received_at, deposits.c.id).limit(limit))
 
 
-def quarantine_for(unit: Unit, recipient_ski: str, now: datetime) -> list[DepositId]:
-    """Quarantine what is available and wrapped for a key (hex); return the ids."""
+def quarantine_for(unit: Unit, recipient_skis: Sequence[str], now: datetime) -> list[DepositId]:
+    """Quarantine what is available and wrapped for one of these keys (hex); return the ids."""
+    # One statement for all keys: with one for each, deposits would be held in another order than elsewhere.
     statement = (
         select(deposits.c.id)
-        .where(deposits.c.recipient_ski == recipient_ski, deposits.c.state == DepositState.AVAILABLE.value)
+        .where(rows.among(unit.dialect, deposits.c.recipient_ski), deposits.c.state == DepositState.AVAILABLE.value)
         .order_by(deposits.c.id)
         .with_for_update()
     )
-    ids = [DepositId(found) for found in unit.connection.execute(statement).scalars()]
-    set_state(unit, ids, DepositState.QUARANTINED, now=now)
-    return ids
+    found = unit.connection.execute(statement, {"wanted": list(recipient_skis)}).scalars()
+    held = {DepositId(one): DepositState.AVAILABLE for one in found}
+    move(unit, held, DepositState.QUARANTINED, now=now)
+    return list(held)
 
 
 def due_expiry(unit: Unit, now: datetime, limit: int) -> list[DepositRecord]:
@@ -214,47 +279,35 @@ def due_expiry(unit: Unit, now: datetime, limit: int) -> list[DepositRecord]:
     return _records(unit, statement)
 
 
-def insert_receipt(unit: Unit, record: ReceiptRecord) -> int:
-    """Store the one receipt of a deposit and return its number in the sender's list.
-
-    Raises NotFoundError without the deposit, ReplayedError when there is a receipt.
-    """
-    found = deposit(unit, record.deposit_id)
-    if found is None:
-        raise NotFoundError(on=record.deposit_id)
-    sender = str(found.sender)
-    number = _advance(unit, "last_receipt", {sender: 1})[sender]
-    row = {
-        "deposit_id": record.deposit_id,
-        "sender": sender,
-        "number": number,
-        "kind": record.kind,
-        "reason": record.reason,
-        "der": record.der,
-        "signed_at": record.signed_at,
-        "stored_at": record.stored_at,
-    }
-    if not rows.insert_new(unit, receipts, [row], receipts.c.deposit_id):
-        raise ReplayedError("The deposit has a receipt", on=record.deposit_id)
-    return number
-
-
-def receipt(unit: Unit, deposit_id: DepositId) -> ReceiptRecord | None:
-    """Return the receipt or refusal of a deposit."""
-    statement = select(receipts).where(receipts.c.deposit_id == deposit_id)
-    row = unit.connection.execute(statement).mappings().one_or_none()
-    return None if row is None else _receipt(row)
-
-
-def receipts_for(unit: Unit, sender: Address, *, after: int, limit: int) -> list[tuple[int, ReceiptRecord]]:
-    """Return up to ``limit`` receipts for a sender's deposits past the number ``after``, each with its number."""
+def due_answers(unit: Unit, now: datetime, limit: int) -> list[DepositRecord]:
+    """Return up to ``limit`` deposits without the answer that their sender wanted by now, once each; and hold them."""
     statement = (
-        select(receipts)
-        .where(receipts.c.sender == str(sender), receipts.c.number > after)
-        .order_by(receipts.c.number)
+        _select()
+        .where(deposits.c.respond_by <= now, deposits.c.overdue_at.is_(None), deposits.c.settled_at.is_(None))
+        .order_by(deposits.c.respond_by)
         .limit(limit)
+        .with_for_update(skip_locked=True)
     )
-    return [(row["number"], _receipt(row)) for row in unit.connection.execute(statement).mappings()]
+    found = _records(unit, statement)
+    for chunk in rows.chunks([record.id for record in found]):
+        unit.connection.execute(update(deposits).where(deposits.c.id.in_(chunk)).values(overdue_at=now))
+    return found
+
+
+def waiting(unit: Unit, skis: Sequence[str] | None = None) -> Mapping[str, Mapping[DepositState, int]]:
+    """Return how many deposits wait under each key (hex), by state; ``skis`` names the keys, None means all."""
+    found: dict[str, dict[DepositState, int]] = {}
+    for chunk in [None] if skis is None else rows.chunks(sorted(set(skis))):
+        statement = (
+            select(deposits.c.recipient_ski, deposits.c.state, func.count())
+            .where(deposits.c.state.in_([state.value for state in WAITING]))
+            .group_by(deposits.c.recipient_ski, deposits.c.state)
+        )
+        if chunk is not None:
+            statement = statement.where(deposits.c.recipient_ski.in_(chunk))
+        for ski, state, count in unit.connection.execute(statement):
+            found.setdefault(ski, {})[DepositState(state)] = count
+    return found
 
 
 def report_rows(
@@ -277,25 +330,12 @@ def report_rows(
     statement = base
     while found := unit.connection.execute(statement).all():
         ids = [row.id for row in found]
-        answers = unit.connection.execute(select(receipts).where(receipts.c.deposit_id.in_(ids))).mappings()
-        by_id = {row["deposit_id"]: _receipt(row) for row in answers}
+        by_id = receipts.by_deposits(unit, ids)
+        deleted = bodies.deleted_at(unit, ids)
         for row in found:
-            yield ReportRow(deposit=_record(row._mapping), receipt=by_id.get(row.id))
+            record = replace(_record(row), body_deleted_at=deleted.get(row.id))
+            yield ReportRow(deposit=record, receipt=by_id.get(row.id))
         statement = base.where(_past(deposits.c.received_at, deposits.c.id, found[-1]))
-
-
-def _advance(unit: Unit, counter: str, by: Mapping[str, int]) -> Mapping[str, int]:
-    # One statement, its rows in address order: two units that need the same mailboxes wait for each other, in order.
-    if not by:
-        return {}
-    fresh = {"last_sequence": 0, "last_receipt": 0}
-    values = [{"address": address, **fresh, counter: by[address]} for address in sorted(by)]
-    statement = rows.insert(unit, mailboxes)
-    upsert = statement.on_conflict_do_update(
-        index_elements=[mailboxes.c.address],
-        set_={counter: mailboxes.c[counter] + statement.excluded[counter]},
-    ).returning(mailboxes.c.address, mailboxes.c[counter].label("last"))
-    return {row.address: row.last for row in unit.connection.execute(upsert, values)}
 
 
 def _check(state: DepositState, to: DepositState, deposit_id: str) -> None:
@@ -309,32 +349,30 @@ def _past(time: Any, key: Any, row: Row[Any]) -> Any:
     return tuple_(time, key) > tuple_(row.received_at, row.id, types=[time.type, key.type])
 
 
+@cache
+def _by_id(dialect: str, with_body: bool, lock: bool) -> Select[Any]:
+    statement = _select(with_body).where(rows.among(dialect, deposits.c.id)).order_by(deposits.c.id)
+    return statement.with_for_update() if lock else statement
+
+
+@cache
+def _last_numbers(dialect: str) -> Select[Any]:
+    last = select(func.max(deposits.c.sequence)).where(deposits.c.recipient == instances.c.address)
+    return select(instances.c.address, last.scalar_subquery().label("last")).where(
+        rows.among(dialect, instances.c.address)
+    )
+
+
 def _select(with_body: bool = False) -> Select[Any]:
-    return select(deposits) if with_body else select(*_LIGHT)
+    return select(*_LIGHT, deposits.c.body) if with_body else select(*_LIGHT)
 
 
 def _records(unit: Unit, statement: Select[Any]) -> list[DepositRecord]:
-    return [_record(row) for row in unit.connection.execute(statement).mappings()]
+    return [_record(row) for row in unit.connection.execute(statement)]
 
 
-def _record(row: RowMapping) -> DepositRecord:
-    values = dict(row)
-    values |= {
-        "id": DepositId(row["id"]),
-        "sender": parse_address(row["sender"]),
-        "recipient": parse_address(row["recipient"]),
-        "state": DepositState(row["state"]),
-        "key_id": KeyId(row["key_id"]),
-    }
-    return DepositRecord(**values)
-
-
-def _receipt(row: RowMapping) -> ReceiptRecord:
-    return ReceiptRecord(
-        deposit_id=DepositId(row["deposit_id"]),
-        kind=row["kind"],
-        reason=row["reason"],
-        der=row["der"],
-        signed_at=row["signed_at"],
-        stored_at=row["stored_at"],
-    )
+def _record(row: Row[Any], body: bytes | None = None) -> DepositRecord:
+    # By place: there are many columns, and many of these.
+    name, sender, recipient, state, *rest = tuple(row)[: len(_LIGHT)]
+    values = (name, parse_address(sender), parse_address(recipient), DepositState(state), *rest, body)
+    return DepositRecord(*values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import RowMapping, Select, and_, delete, exists, func, or_, select, update
@@ -12,8 +12,9 @@ from sqlalchemy import RowMapping, Select, and_, delete, exists, func, or_, sele
 from pki.core.errors import ConflictError, NotFoundError
 from pki.core.events import GENESIS, Event, EventType
 from pki.core.ids import EventId
-from pki.core.tenants import Address, TenantName, parse_address
-from pki.server.ports import Delivery, SequencedEvent, Webhook
+from pki.core.tenants import Address, TenantName
+from pki.server import tracing
+from pki.server.facts import Delivery, SequencedEvent
 from pki.server.store import rows
 from pki.server.store.engine import Unit
 from pki.server.store.tables import cursors, deliveries, event_audience, events, leases, ticks, webhooks
@@ -22,7 +23,10 @@ _HEAD = "head"
 
 
 def append(unit: Unit, new: Sequence[Event]) -> None:
-    """Write events, to be numbered later, and wake the sequencer; one whose id is there already is left as it is."""
+    """Write events, to be numbered later, and wake the sequencer; one whose id is there already is left as it is.
+
+    Each remembers which request it comes from, as `tracing` knows it.
+    """
     if not new:
         return
     values = [
@@ -32,29 +36,49 @@ def append(unit: Unit, new: Sequence[Event]) -> None:
             "subject": event.subject,
             "time": event.time,
             "data": json.dumps(dict(event.data), sort_keys=True, separators=(",", ":"), ensure_ascii=False),
+            "trace": tracing.of(event.subject),
         }
         for event in new
     ]
-    inserted = set(rows.insert_new(unit, events, values, events.c.id))
+    if unit.scope is None:
+        inserted = set(rows.insert_new(unit, events, values, events.c.id))
+    elif rows.insert_unseen(unit, events, values) == len(new):
+        # Whoever hears of an event is written down next: till then a tenant cannot see it, not even to hear its id.
+        inserted = {event.id for event in new}
+    else:
+        raise ConflictError("An event's id is taken")
     audience = [
         {"event_id": event.id, "address": str(address), "rank": rank}
         for event in new
         if event.id in inserted
         for rank, address in enumerate(dict.fromkeys(event.audience))
     ]
-    rows.insert_new(unit, event_audience, audience, event_audience.c.address)
+    rows.insert_unseen(unit, event_audience, audience)
     unit.after_commit("queue:sequence")
 
 
 def unsequenced(unit: Unit, limit: int) -> list[Event]:
     """Return up to ``limit`` events without a position, in the order in which they were written."""
+    return [event for event, _ in traced(unit, limit)]
+
+
+def traced(unit: Unit, limit: int) -> list[tuple[Event, tracing.Trace | None]]:
+    """Return what `unsequenced` does, each event with the request that it comes from."""
     statement = select(events).where(events.c.position.is_(None)).order_by(events.c.seq).limit(limit)
-    return [_event(row, who) for row, who in _with_audience(unit, statement)]
+    return [(_event(row, who), row["trace"]) for row, who in _with_audience(unit, statement)]
 
 
 def unsequenced_count(unit: Unit) -> int:
     """Return how many events have no position yet."""
     return unit.connection.execute(select(func.count()).where(events.c.position.is_(None))).scalar_one()
+
+
+def anything_after(unit: Unit, name: str) -> bool:
+    """Return whether there are events without a position, or past where a reader has come."""
+    reader = select(cursors.c.position).where(cursors.c.name == f"reader:{name}").scalar_subquery()
+    waits = exists().where(events.c.position.is_(None))
+    follows = exists().where(events.c.position > func.coalesce(reader, 0))
+    return bool(unit.connection.execute(select(or_(waits, follows))).scalar_one())
 
 
 def head(unit: Unit, lock: bool = True) -> tuple[int, bytes]:
@@ -91,9 +115,17 @@ def set_positions(unit: Unit, places: Sequence[tuple[EventId, int, bytes]]) -> N
 
 
 def after(
-    unit: Unit, position: int, limit: int, *, audience: Address | TenantName | str | None = None
+    unit: Unit,
+    position: int,
+    limit: int,
+    *,
+    audience: Address | TenantName | str | None = None,
+    kind: EventType | None = None,
 ) -> list[SequencedEvent]:
-    """Return up to ``limit`` events past ``position``: all, or those for an address, or for a tenant's addresses."""
+    """Return up to ``limit`` events past ``position``: all, or those for an address, or for a tenant's addresses.
+
+    ``kind`` leaves out those of other types.
+    """
     statement = select(events).where(events.c.position > position).order_by(events.c.position).limit(limit)
     if audience is not None and "/" in str(audience):
         statement = (
@@ -110,7 +142,15 @@ def after(
                 event_audience.c.address.startswith(f"{audience}/", autoescape=True),
             )
         )
+    if kind is not None:
+        statement = statement.where(events.c.type == kind.value)
     return [_sequenced(row, who) for row, who in _with_audience(unit, statement)]
+
+
+def last_heard(unit: Unit, audience: Address) -> int:
+    """Return the position of the newest numbered event that an address may hear of, 0 before the first."""
+    statement = select(func.max(event_audience.c.position)).where(event_audience.c.address == str(audience))
+    return unit.connection.execute(statement).scalar_one_or_none() or 0
 
 
 def events_by_ids(unit: Unit, ids: Sequence[EventId]) -> list[SequencedEvent]:
@@ -142,46 +182,26 @@ def set_cursor(unit: Unit, name: str, position: int) -> None:
     )
 
 
-def insert_webhook(unit: Unit, webhook: Webhook) -> None:
-    """Store a webhook; raises ConflictError when its id is taken."""
-    row = {
-        "id": webhook.id,
-        "address": str(webhook.address),
-        "url": webhook.url,
-        "secret": webhook.secret,
-        "types": None if webhook.types is None else json.dumps(list(webhook.types)),
-        "created_at": webhook.created_at,
-        "disabled_at": webhook.disabled_at,
-    }
-    if not rows.insert_new(unit, webhooks, [row], webhooks.c.id):
-        raise ConflictError("The webhook's id is taken", on=webhook.id)
+def anchor(unit: Unit, name: str) -> tuple[int, bytes] | None:
+    """Return position and chain value up to which the trail was verified; None before the first time."""
+    statement = select(cursors.c.position, cursors.c.chain).where(cursors.c.name == f"reader:{name}")
+    row = unit.connection.execute(statement).one_or_none()
+    return None if row is None or row.chain is None else (row.position, row.chain)
 
 
-def webhook(unit: Unit, webhook_id: str) -> Webhook | None:
-    """Return one webhook."""
-    row = unit.connection.execute(select(webhooks).where(webhooks.c.id == webhook_id)).mappings().one_or_none()
-    return None if row is None else _webhook(row)
+def set_anchor(unit: Unit, name: str, position: int, chain: bytes | None) -> None:
+    """Remember how far the trail was verified, further or less far than before."""
+    statement = rows.insert(unit, cursors).values(name=f"reader:{name}", position=position, chain=chain)
+    changed = {"position": statement.excluded.position, "chain": statement.excluded.chain}
+    unit.connection.execute(statement.on_conflict_do_update(index_elements=[cursors.c.name], set_=changed))
 
 
-def list_webhooks(unit: Unit, addresses: Sequence[Address | str] | None = None) -> list[Webhook]:
-    """Return the webhooks of some addresses or of all, oldest first, disabled ones too."""
-    statement = select(webhooks).order_by(webhooks.c.created_at, webhooks.c.id)
-    if addresses is not None:
-        statement = statement.where(webhooks.c.address.in_(sorted({str(address) for address in addresses})))
-    return [_webhook(row) for row in unit.connection.execute(statement).mappings()]
-
-
-def disable_webhook(unit: Unit, webhook_id: str, now: datetime) -> None:
-    """Stop telling a webhook; the first time counts."""
-    unit.connection.execute(
-        update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.disabled_at.is_(None)).values(disabled_at=now)
-    )
-
-
-def delete_webhook(unit: Unit, webhook_id: str, address: Address) -> bool:
-    """Remove an address's webhook and its deliveries; False when the address has no such webhook."""
-    statement = delete(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.address == str(address))
-    return bool(unit.connection.execute(statement).rowcount)
+def chain_at(unit: Unit, position: int) -> bytes | None:
+    """Return the chain value of the event at a position; None when it is not there."""
+    found: bytes | None = unit.connection.execute(
+        select(events.c.chain).where(events.c.position == position)
+    ).scalar_one_or_none()
+    return found
 
 
 def insert_deliveries(unit: Unit, new: Sequence[Delivery]) -> list[str]:
@@ -195,6 +215,7 @@ def insert_deliveries(unit: Unit, new: Sequence[Delivery]) -> list[str]:
             "attempts": delivery.attempts,
             "last_error": delivery.last_error,
             "updated_at": delivery.updated_at,
+            "position": delivery.position,
         }
         for delivery in new
     ]
@@ -206,8 +227,61 @@ def deliveries_by_ids(unit: Unit, ids: Sequence[str]) -> list[Delivery]:
     found = []
     for chunk in rows.chunks(sorted(set(ids))):
         statement = select(deliveries).where(deliveries.c.id.in_(chunk)).order_by(deliveries.c.id)
-        found += [_delivery(row) for row in unit.connection.execute(statement).mappings()]
+        found += [delivery(row) for row in unit.connection.execute(statement).mappings()]
     return found
+
+
+def pending(unit: Unit, webhook_id: str, limit: int) -> list[Delivery]:
+    """Return the first deliveries that a webhook has still to be told, in the order of the trail."""
+    statement = (
+        select(deliveries)
+        .where(
+            deliveries.c.webhook_id == webhook_id,
+            deliveries.c.state == "pending",
+            deliveries.c.position.is_not(None),
+        )
+        .order_by(deliveries.c.position)
+        .limit(limit)
+    )
+    return [delivery(row) for row in unit.connection.execute(statement).mappings()]
+
+
+def untold(unit: Unit, hooks: Sequence[str]) -> list[str]:
+    """Return those of some webhooks that have still to be told something."""
+    waits = exists().where(
+        deliveries.c.webhook_id == webhooks.c.id,
+        deliveries.c.state == "pending",
+        deliveries.c.position.is_not(None),
+    )
+    statement = select(webhooks.c.id).where(webhooks.c.id.in_(hooks), waits).order_by(webhooks.c.id)
+    return list(unit.connection.execute(statement).scalars())
+
+
+def heads(unit: Unit) -> list[Delivery]:
+    """Return for each webhook that is told at all the first delivery that it has still to be told."""
+    first = (
+        select(deliveries.c.webhook_id, func.min(deliveries.c.position).label("position"))
+        .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
+        .where(deliveries.c.state == "pending", webhooks.c.disabled_at.is_(None))
+        .group_by(deliveries.c.webhook_id)
+        .subquery("first")
+    )
+    same = and_(deliveries.c.webhook_id == first.c.webhook_id, deliveries.c.position == first.c.position)
+    statement = select(deliveries).join(first, same).where(deliveries.c.state == "pending")
+    return [delivery(row) for row in unit.connection.execute(statement).mappings()]
+
+
+def told(unit: Unit, ids: Sequence[EventId]) -> dict[str, tuple[SequencedEvent, tracing.Trace | None]]:
+    """Return numbered events by id, each with the request that it comes from."""
+    statement = select(events).where(events.c.id.in_(ids), events.c.position.is_not(None))
+    return {row["id"]: (_sequenced(row, who), row["trace"]) for row, who in _with_audience(unit, statement)}
+
+
+def place(unit: Unit, ids: Sequence[str]) -> None:
+    """Give deliveries their events' position, where an earlier release queued them without."""
+    position = select(events.c.position).where(events.c.id == deliveries.c.event_id).scalar_subquery()
+    without = deliveries.c.id.in_(ids), deliveries.c.position.is_(None)
+    unit.connection.execute(update(deliveries).where(*without).values(position=position))
 
 
 def set_delivery(unit: Unit, delivery_id: str, state: str, *, now: datetime, error: str | None = None) -> None:
@@ -221,9 +295,29 @@ def set_delivery(unit: Unit, delivery_id: str, state: str, *, now: datetime, err
         raise NotFoundError(on=delivery_id)
 
 
+def set_delivered(unit: Unit, ids: Sequence[str], now: datetime) -> None:
+    """Write down that some deliveries succeeded, by one statement; one that is gone does not matter."""
+    if ids:
+        statement = update(deliveries).where(deliveries.c.id.in_(ids))
+        done = {"state": "delivered", "attempts": deliveries.c.attempts + 1, "last_error": None, "updated_at": now}
+        unit.connection.execute(statement.values(done))
+
+
 def claim_tick(unit: Unit, job: str, period: str) -> bool:
     """Take a period's tick of a job; False when somebody took it before."""
     return bool(rows.insert_new(unit, ticks, [{"job": job, "period": period}], ticks.c.job))
+
+
+def last_tick(unit: Unit, job: str) -> datetime | None:
+    """Return the beginning of the newest period of a job's ticks, None before the first."""
+    period = unit.connection.execute(select(func.max(ticks.c.period)).where(ticks.c.job == job)).scalar_one_or_none()
+    return None if period is None else datetime.fromisoformat(period)
+
+
+def database_time(unit: Unit) -> datetime:
+    """Return what PostgreSQL's machine takes for the time."""
+    moment: datetime = unit.connection.execute(select(func.clock_timestamp())).scalar_one()
+    return moment.astimezone(UTC)
 
 
 def purge_ticks(unit: Unit, before: datetime) -> int:
@@ -244,9 +338,16 @@ def acquire_lease(unit: Unit, name: str, holder: str, now: datetime, ttl: timede
     return unit.connection.execute(taken).scalar_one_or_none() == holder
 
 
-def release_lease(unit: Unit, name: str, holder: str) -> None:
-    """Give a lease back early."""
-    unit.connection.execute(delete(leases).where(and_(leases.c.name == name, leases.c.holder == holder)))
+def renew_leases(unit: Unit, holder: str, now: datetime, ttl: timedelta) -> list[str]:
+    """Have all that a holder still has last until ``now + ttl``; return the names, without what another has taken."""
+    statement = update(leases).where(leases.c.holder == holder).values(until=now + ttl).returning(leases.c.name)
+    return list(unit.connection.execute(statement).scalars())
+
+
+def release_lease(unit: Unit, name: str, holder: str) -> bool:
+    """Give a lease back, early or late; False when another has taken it since."""
+    mine = and_(leases.c.name == name, leases.c.holder == holder)
+    return bool(unit.connection.execute(delete(leases).where(mine)).rowcount)
 
 
 def _with_audience(unit: Unit, statement: Select[Any]) -> list[tuple[RowMapping, tuple[str, ...]]]:
@@ -278,19 +379,8 @@ def _sequenced(row: RowMapping, audience: tuple[str, ...]) -> SequencedEvent:
     return SequencedEvent(event=_event(row, audience), position=row["position"], chain=row["chain"])
 
 
-def _webhook(row: RowMapping) -> Webhook:
-    return Webhook(
-        id=row["id"],
-        address=parse_address(row["address"]),
-        url=row["url"],
-        secret=row["secret"],
-        types=None if row["types"] is None else tuple(json.loads(row["types"])),
-        created_at=row["created_at"],
-        disabled_at=row["disabled_at"],
-    )
-
-
-def _delivery(row: RowMapping) -> Delivery:
+def delivery(row: RowMapping) -> Delivery:
+    """Return a row of deliveries as the fact."""
     return Delivery(
         id=row["id"],
         webhook_id=row["webhook_id"],
@@ -299,4 +389,5 @@ def _delivery(row: RowMapping) -> Delivery:
         attempts=row["attempts"],
         last_error=row["last_error"],
         updated_at=row["updated_at"],
+        position=row["position"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,9 +10,9 @@ from sqlalchemy import RowMapping, select, update
 
 from pki.core.errors import AddressTakenError, ConflictError, NotFoundError
 from pki.core.tenants import Address, TenantName, parse_address
-from pki.server.ports import Instance, Invitation, Tenant
+from pki.server.facts import Instance, Invitation, Tenant
 from pki.server.store.engine import Unit
-from pki.server.store.rows import insert_new
+from pki.server.store.rows import chunks, insert_new, select_among
 from pki.server.store.tables import instances, invitations, tenants
 
 
@@ -36,6 +37,7 @@ def insert_invitation(unit: Unit, invitation: Invitation) -> None:
         "expires_at": invitation.expires_at,
         "used_at": invitation.used_at,
         "used_by": _text(invitation.used_by),
+        "sealed_secret": invitation.sealed_secret,
     }
     if not insert_new(unit, invitations, [row], invitations.c.reference):
         raise ConflictError("The invitation's reference is taken")
@@ -48,16 +50,29 @@ def lock_invitation(unit: Unit, reference: str) -> Invitation | None:
     return None if row is None else _invitation(row)
 
 
+def invitation(unit: Unit, reference: str) -> Invitation | None:
+    """Return a token."""
+    statement = select(invitations).where(invitations.c.reference == reference)
+    row = unit.connection.execute(statement).mappings().one_or_none()
+    return None if row is None else _invitation(row)
+
+
 def mark_invitation_used(unit: Unit, reference: str, address: Address, now: datetime) -> None:
     """Use up a token; raises ConflictError when it was used, NotFoundError when there is none."""
-    invitation = lock_invitation(unit, reference)
-    if invitation is None:
+    found = lock_invitation(unit, reference)
+    if found is None:
         raise NotFoundError
-    if invitation.used_at is not None:
+    if found.used_at is not None:
         raise ConflictError("The invitation was used before")
     unit.connection.execute(
         update(invitations).where(invitations.c.reference == reference).values(used_at=now, used_by=str(address))
     )
+
+
+def forget_secrets(unit: Unit, now: datetime) -> int:
+    """Forget the sealed secrets of tokens that have expired; return how many."""
+    old = invitations.c.sealed_secret.is_not(None) & (invitations.c.expires_at <= now)
+    return unit.connection.execute(update(invitations).where(old).values(sealed_secret=None)).rowcount
 
 
 def insert_instance(unit: Unit, instance: Instance) -> None:
@@ -82,9 +97,59 @@ def instance(unit: Unit, address: Address) -> Instance | None:
     return _one(unit, instances.c.address == str(address))
 
 
-def instance_by_key(unit: Unit, access_key_id: str) -> Instance | None:
-    """Return the instance whose access key has this id."""
-    return _one(unit, instances.c.access_key_id == access_key_id)
+def instances_at(unit: Unit, addresses: Sequence[Address]) -> list[Instance]:
+    """Return the instances that there are at some addresses."""
+    found = []
+    for chunk in chunks(sorted({str(address) for address in addresses})):
+        rows = unit.connection.execute(select(instances).where(instances.c.address.in_(chunk))).mappings()
+        found += [_instance(row) for row in rows]
+    return found
+
+
+def hold(unit: Unit, addresses: Sequence[Address]) -> None:
+    """Keep others who hold these instances waiting until the end of the unit."""
+    for chunk in chunks(sorted({str(address) for address in addresses})):
+        statement = select(instances.c.address).where(instances.c.address.in_(chunk)).order_by(instances.c.address)
+        unit.connection.execute(statement.with_for_update()).all()
+
+
+def existing(unit: Unit, addresses: Sequence[Address]) -> set[Address]:
+    """Return those of some addresses where there is an instance."""
+    key = instances.c.address
+    return {parse_address(row.address) for row in select_among(unit, key, map(str, addresses), key)}
+
+
+def instances_by_key(unit: Unit, access_key_ids: Sequence[str]) -> list[Instance]:
+    """Return the instances whose access keys have these ids."""
+    found = []
+    for chunk in chunks(sorted(set(access_key_ids))):
+        rows = unit.connection.execute(select(instances).where(instances.c.access_key_id.in_(chunk))).mappings()
+        found += [_instance(row) for row in rows]
+    return found
+
+
+def access_owners(unit: Unit, key_ids: Sequence[str]) -> dict[str, Address]:
+    """Return whose access keys these are, by the keys' ids."""
+    key = instances.c.access_key_id
+    found = select_among(unit, key, key_ids, key, instances.c.address)
+    return {row.access_key_id: parse_address(row.address) for row in found}
+
+
+def bind_access_key(unit: Unit, address: Address, access_key: bytes, access_key_id: str) -> None:
+    """Give an instance its access key for good; raises ConflictError when it has another, or another has this one."""
+    values = {"access_key": access_key, "access_key_id": access_key_id}
+    unbound = instances.c.access_key_id.is_(None) & (instances.c.address == str(address))
+    if unit.connection.execute(update(instances).where(unbound).values(values)).rowcount:
+        return
+    found = instance(unit, address)
+    if found is None or found.access_key != access_key:
+        raise ConflictError("The instance has another access key", on=str(address))
+
+
+def withdraw_access_key(unit: Unit, address: Address) -> None:
+    """Leave an instance without an access key: nothing is signed for it until it has another one."""
+    none = {"access_key": None, "access_key_id": None}
+    unit.connection.execute(update(instances).where(instances.c.address == str(address)).values(none))
 
 
 def list_instances(unit: Unit, tenant: TenantName | None = None) -> list[Instance]:
@@ -120,6 +185,7 @@ def _invitation(row: RowMapping) -> Invitation:
         expires_at=row["expires_at"],
         used_at=row["used_at"],
         used_by=None if row["used_by"] is None else parse_address(row["used_by"]),
+        sealed_secret=row["sealed_secret"],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pki.core.keyattributes import KeyAttributes, KeyPurpose, Period
     from pki.core.packages import KeyMaterial
 
+_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 _TIME = "YYYY-MM-DD[THH:MM[:SS]], in UTC unless it says otherwise"
 Algorithm = Annotated[str, typer.Option("--key-algorithm", help="What it is used with: a name or an OID.")]
 KeyPurposeWord = Annotated[str, typer.Option("--key-purpose", help="operational, training, sample, … (RFC 7906).")]
@@ -51,6 +52,15 @@ def read_attributes(
         distribution=_period(*distribute),
         receivers=tuple(parse_address(one) for one in receivers),
     )
+
+
+def read_deadline(text: str, now: datetime) -> datetime | None:
+    """Return the moment that ``--deadline`` names, in whole seconds; None when it is empty. Raises UsageError."""
+    if not text:
+        return None
+    if text[:-1].isascii() and text[:-1].isdigit() and text[-1] in _UNITS and len(text) <= 6:
+        return now.replace(microsecond=0) + int(text[:-1]) * _UNITS[text[-1]]
+    return _time(text)
 
 
 def told(material: KeyMaterial) -> dict[str, object]:

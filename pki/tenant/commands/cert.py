@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pki.core.errors import NotFoundError, UsageError
+from pki.core.errors import KeymailboxError, NotFoundError, UsageError
 from pki.tenant import output
 from pki.tenant.commands.shared import Json, Wait, open_agent
 
 if TYPE_CHECKING:
+    from pki.core.ids import Fingerprint
     from pki.core.kem import Hkdf
     from pki.core.keys import KeyAlgorithm
     from pki.tenant.agent import Agent
@@ -30,9 +32,14 @@ _REASONS = {
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List your certificates, newest first. Example: [bold]kmb cert list[/bold]"""
+    """List your certificates, newest first, and whether mail still waits under old keys (draining) or not (drained).
+
+    Example: [bold]kmb cert list[/bold]
+    """
     with open_agent() as agent:
-        rows = [_row(one) for one in agent.certificates()]
+        found = agent.certificates()
+        mail = _mail(agent, [one for one in found if one.kind == "encryption" and one.state != "active"])
+        rows = [_row(one) | {"mail": mail.get(one.fingerprint)} for one in found]
         output.show_rows(rows, as_json=as_json, empty="No certificate yet: kmb cert renew")
 
 
@@ -66,7 +73,7 @@ def show(
 
 @app.command()
 def renew(
-    kind: Annotated[str, typer.Option("--kind", help="encryption or identity.")] = "encryption",
+    kind: Annotated[str, typer.Option("--kind", help="encryption, identity or access.")] = "encryption",
     algorithm: Annotated[str, typer.Option("--algorithm", help=ALGORITHM_HELP)] = "composite",
     kdf: Annotated[
         str, typer.Option("--kdf", help="What senders derive with, for a KEM: hkdf-sha256, hkdf-sha384, hkdf-sha512.")
@@ -76,17 +83,22 @@ def renew(
 ) -> None:
     """Publish a new encryption key, or renew the identity's certificate. Old keys go on opening what is under way.
 
+    An access certificate is for TLS to the server, where that asks for one: for the key that signs your requests.
+
     To a classical key (p-256, p-384, rsa-3072, rsa-oaep-sha1) only those send who allow it for you.
 
     Example: [bold]kmb cert renew[/bold]
     """
+    from pki.core.x509 import CertificateKind
+
     chosen, preferred = key_algorithm(algorithm), _kdf(kdf)
-    if kind not in ("encryption", "identity"):
+    if kind not in ("encryption", "identity", "access"):
         raise UsageError("There is no such kind of certificate", on=kind, hint="kmb cert renew --kind encryption")
     with open_agent() as agent:
-        one = (
-            agent.publish(chosen, kdf=preferred, wait=wait) if kind == "encryption" else agent.renew_identity(wait=wait)
-        )
+        if kind == "encryption":
+            one = agent.publish(chosen, kdf=preferred, wait=wait)
+        else:
+            one = agent.renew(CertificateKind(kind), wait=wait)
         output.show_record(_row(one), as_json=as_json)
 
 
@@ -110,6 +122,8 @@ def revoke(
         output.show_record(_row(one) | {"state": "revoked"}, as_json=as_json)
         if one.kind == "encryption" and one.state == "active":
             output.note("Nobody can send to you now. Publish a new key: kmb cert renew")
+        if one.kind == "access" and reason in ("unspecified", "key-compromise"):
+            output.note("The access key signs nothing more. By EST, the identity's certificate brings another one.")
 
 
 def key_algorithm(text: str) -> KeyAlgorithm:
@@ -141,6 +155,22 @@ def _find(agent: Agent, beginning: str) -> OwnCertificate:
     if beginning and len(found) > 1:
         raise UsageError("Several certificates begin so", on=beginning, hint="kmb cert list, and give more digits")
     return found[0]
+
+
+def _mail(agent: Agent, old: Sequence[OwnCertificate]) -> dict[Fingerprint, str]:
+    """Return what waits under old keys, as the server says; what it does not say is unknown, and never drained."""
+    if not old:
+        return {}
+    try:
+        waiting = agent.waiting()
+    except KeymailboxError as error:
+        output.note(f"whether old keys are drained is not known: {output.error_record(error)}")
+        waiting = {}
+    texts = {}
+    for one in old:
+        count = waiting.get(one.fingerprint)
+        texts[one.fingerprint] = "unknown" if count is None else f"draining {count}" if count else "drained"
+    return texts
 
 
 def _row(one: OwnCertificate) -> dict[str, object]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import sys
 from getpass import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pki.core.errors import AlgorithmError, UsageError
+from pki.core.errors import UsageError
 from pki.tenant import output
 from pki.tenant.commands.cert import ALGORITHM_HELP
 from pki.tenant.commands.shared import Json, Wait
-
-if TYPE_CHECKING:
-    from pki.core.signatures import SignatureAlgorithm
 
 
 def enroll(
@@ -50,6 +47,7 @@ def enroll(
 
     Example: [bold]kmb enroll acme/eu-west --server https://mailbox.example --invitation acme.json[/bold]
     """
+    from pki.core.signatures import named
     from pki.core.tenants import parse_address
     from pki.tenant.agent import Agent
     from pki.tenant.commands.cert import key_algorithm
@@ -71,7 +69,7 @@ def enroll(
         root_fingerprint=root or None,
         allow_http=allow_http,
         algorithm=key_algorithm(algorithm),
-        identity=_identity(identity),
+        identity=named(identity),
         wait=wait,
         progress=lambda done, on: output.note(f"  {done}: {on}"),
     )
@@ -89,16 +87,6 @@ def enroll(
             },
             as_json=as_json,
         )
-
-
-def _identity(label: str) -> SignatureAlgorithm:
-    from pki.core.signatures import named
-
-    try:
-        return named(label)
-    except AlgorithmError as error:
-        # Nothing was refused: it was mistyped.
-        raise UsageError(error.message, on=label, hint=error.hint) from None
 
 
 def _secret(path: Path) -> str:

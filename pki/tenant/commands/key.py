@@ -165,14 +165,20 @@ def rotate(
     file: In = None,
     purpose: Purpose = "",
     days: Days = 30,
+    deadline: Annotated[
+        str, typer.Option("--deadline", help="By when all should have signed for it: 7d, 12h or 2027-01-31.")
+    ] = "",
     allow_classical: Classical = False,
     wait: Wait = 60,
     as_json: Json = False,
 ) -> None:
     """Make the next version of a key and send it to all who have it, except some.
 
-    Example: [bold]kmb key rotate orders-2026 --except initech[/bold]
+    kmb campaign show tells who is behind. Interrupted, the same command goes on with the same version.
+
+    Example: [bold]kmb key rotate orders-2026 --except initech --deadline 7d[/bold]
     """
+    by = attributes.read_deadline(deadline, datetime.now(UTC))
     material = read_material(file) if file else None
     with open_agent() as agent:
         campaign = agent.rotate_key(
@@ -181,6 +187,7 @@ def rotate(
             key=material,
             purpose=purpose,
             lifetime=timedelta(days=days),
+            deadline=by,
             allow_classical=allow_classical,
             wait=wait,
         )

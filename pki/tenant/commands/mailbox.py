@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pki.tenant import output
+from pki.tenant.commands import senders
 from pki.tenant.commands.peer import first_contact
 from pki.tenant.commands.shared import Json, open_agent
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pki.tenant.mailbox import Received
 
 app = typer.Typer(help="What others have sent to you.", no_args_is_help=True)
+app.add_typer(senders.app, name="senders")
 
 
 @app.command("list")
@@ -32,6 +34,7 @@ def list_(as_json: Json = False) -> None:
                 "size": one.size,
                 "received": one.received_at,
                 "expires": one.expires_at,
+                "respond_by": one.respond_by,
             }
             for one in agent.mailbox()
         ]

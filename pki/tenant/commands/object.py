@@ -212,7 +212,7 @@ def _about(file: Path, hint: str = "") -> Iterator[None]:
     try:
         yield
     except KeymailboxError as error:
-        from pki.tenant.objects.outline import safe
+        from pki.core.names import safe
 
         error.message = safe(error.message)
         error.on = safe(error.on if str(file) in error.on else f"{file}: {error.on}" if error.on else str(file))
@@ -320,7 +320,7 @@ def _tell(record: dict[str, object], *, as_json: bool, aside: bool = False) -> N
     if as_json:
         print(json.dumps(record, indent=1), file=sys.stderr if aside else sys.stdout)
         return
-    from pki.tenant.objects.outline import safe
+    from pki.core.names import safe
 
     for name, value in record.items():
         listed = value if isinstance(value, list) else [value]

@@ -17,8 +17,8 @@ from pki.core.ids import key_id
 from pki.core.keys import KeyAlgorithm
 from pki.core.packages import KeyMaterial, decode_package, encode_package
 from pki.core.profile import Profile
-from pki.core.sealing import seal, unseal
-from pki.core.signatures import IDENTITY, SignatureAlgorithm, VerifyingKey, named
+from pki.core.sealing import Sealer
+from pki.core.signatures import IDENTITY, SignatureAlgorithm, VerifyingKey, check_identity
 from pki.core.signers import SigningKey
 from pki.core.tenants import parse_address
 from pki.tenant.disk import private_folder, write_new
@@ -42,8 +42,8 @@ class FileHolder:
         self._folder = private_folder(folder)
         self._encryption = private_folder(folder / "encryption")
         self._shared = private_folder(folder / "shared")
-        self._passphrase = passphrase
-        # Opening a sealed file takes a tenth of a second on purpose; each is opened once for each process.
+        # Deriving a key takes a tenth of a second on purpose: once for all that is stored here by this process.
+        self._sealer = Sealer(passphrase.reveal())
         self._opened: dict[tuple[Path, str], bytes] = {}
         self._signing: SigningKey | None = None
 
@@ -52,7 +52,7 @@ class FileHolder:
 
     def create_identity(self, algorithm: SignatureAlgorithm = SignatureAlgorithm.ML_DSA_65) -> VerifyingKey:
         """Make the identity key unless there is one, and return its public half."""
-        named(algorithm.label)
+        check_identity(algorithm)
         self._create(self._identity_path, signers.generate(algorithm), f"identity key {algorithm.title}")
         return self.identity_public()
 
@@ -144,7 +144,7 @@ class FileHolder:
     def _create(self, path: Path, secret: bytes, purpose: str) -> None:
         if path.exists():
             return
-        sealed = seal(secret, self._passphrase.reveal(), purpose=purpose)
+        sealed = self._sealer.seal(secret, purpose=purpose)
         if write_new(path, sealed):
             self._opened[path, purpose] = secret
 
@@ -156,7 +156,7 @@ class FileHolder:
         except FileNotFoundError:
             raise NotFoundError(f"{what} is not in this holder", on=str(self._folder), hint="kmb doctor") from None
         try:
-            secret = unseal(sealed, self._passphrase.reveal(), purpose=purpose)
+            secret = self._sealer.unseal(sealed, purpose=purpose)
         except KeymailboxError as error:
             hint = "check KMB_PASSPHRASE_FILE, then: kmb doctor"
             raise SealError(f"{what} cannot be opened with this passphrase", on=path.name, hint=hint) from error

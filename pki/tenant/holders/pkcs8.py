@@ -27,7 +27,7 @@ _MAX_KEY = 16 * 1024
 _MAX_ROUNDS = 10_000_000
 _MAX_SCRYPT = 1 << 28
 """Bytes of memory that a key file may ask for."""
-_PASSPHRASE_HINT = "put the passphrase into a file and name it in KMB_PASSPHRASE_FILE"  # noqa: S105
+_PASSPHRASE_HINT = "put the passphrase into a file and name it in KMB_PASSPHRASE_FILE"  # noqa: S105  a hint
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from pki.core.capabilities import parse_capabilities
 from pki.core.der import located
 from pki.core.envelope import ParsedEnvelope, ParsedRecipient, UnsupportedRecipient
 from pki.core.errors import AlgorithmError, KeymailboxError
+from pki.core.names import name_text, safe
 from pki.core.policy import RULES
 from pki.core.profile import Profile
 from pki.core.signing import UnverifiedSigned
 from pki.tenant.objects.kinds import SECRET, Kind, kind_of, package_type, shape_of
 from pki.tenant.objects.nesting import enveloped
-from pki.tenant.objects.outline import Node, name_text, outline, safe
+from pki.tenant.objects.outline import Node, outline
 from pki.tenant.objects.people import Foreign
 from pki.tenant.objects.reading import Source
 

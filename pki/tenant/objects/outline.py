@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from cryptography import x509
 from cryptography.x509 import ObjectIdentifier as Oid
 
 from pki.core import asn1, errorcodes, oids
 from pki.core.der import Header, header
 from pki.core.errors import KeymailboxError, MalformedError
+from pki.core.names import name_text, safe
 from pki.core.signing import decode_time
 from pki.tenant.objects.shapes import ANY, Field, Look, Shape
 
@@ -20,7 +19,6 @@ MAX_NODES = 4000
 MAX_LISTED = 64
 """Of a longer list, the rest is counted."""
 _MAX_DEPTH = 48
-_MAX_TEXT = 200
 _WHOLE = 64
 """Bytes that are shown whole; of longer ones the beginning."""
 
@@ -40,23 +38,6 @@ def outline(der: bytes, shape: Shape, name: str) -> Node:
     """Return the tree of an object; what is not as the shape says is shown as what it is. Raises MalformedError."""
     top = header(der, 0, len(der))
     return _Outline(der).node(name, top, shape, 0)
-
-
-def safe(text: str) -> str:
-    """Return text for a terminal: what does not print is written as an escape, and what is long is cut."""
-    cut = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
-
-
-def name_text(der: bytes) -> str:
-    """Return a Name (RFC 5280 §4.1.2.4) as people write it, safe for a terminal."""
-    try:
-        with warnings.catch_warnings():
-            # A country of nine letters is shown as it is.
-            warnings.simplefilter("ignore")
-            return safe(x509.Name.from_bytes(der).rfc4514_string()) or "(empty)"
-    except (ValueError, TypeError):
-        return f"a name that cannot be read, {len(der)} bytes"
 
 
 def oid_text(oid: Oid) -> str:

@@ -10,10 +10,11 @@ from itertools import islice
 from pki.core import asn1, crl, oids, signatures, signing
 from pki.core.der import header, parts
 from pki.core.errors import CertificateError, KeymailboxError, SignatureError, UsageError
+from pki.core.paths import find as path
+from pki.core.paths import verify_signature
 from pki.core.profile import Profile
 from pki.core.signatures import IDENTITY
 from pki.core.signing import UnverifiedSigned
-from pki.tenant.objects.chains import path, verify_signature
 from pki.tenant.objects.kinds import Kind, kind_of
 from pki.tenant.objects.people import Foreign, parse
 from pki.tenant.objects.reading import Source

@@ -34,6 +34,10 @@ class Alarms:
             )
         return Alarm(kind, subject, detail, now)
 
+    def standing(self, kind: str, subject: str) -> bool:
+        """Return whether this alarm was raised and not taken back, noted by a person or not."""
+        return self._db.one("SELECT id FROM alarms WHERE kind = ? AND subject = ?", kind, subject) is not None
+
     def all(self) -> list[Alarm]:
         """Return the alarms that nobody took note of, oldest first."""
         rows = self._db.all("SELECT kind, subject, detail, raised_at FROM alarms WHERE seen_at ISNULL ORDER BY id")

@@ -13,7 +13,23 @@ from typing import Any
 from pki.core.errors import SettingsError, UnavailableError
 from pki.tenant import disk
 
-_VERSION = 2
+_VERSION = 6
+_ISSUERS = (
+    "CREATE TABLE issuers (ski TEXT PRIMARY KEY, der BLOB NOT NULL, relied_until TEXT NOT NULL,"
+    " first_seen TEXT NOT NULL)"
+)
+_LISTS = "CREATE TABLE lists (ski TEXT PRIMARY KEY, number INTEGER NOT NULL, der BLOB NOT NULL)"
+_ROTATIONS = (
+    "CREATE TABLE rotations (owner TEXT NOT NULL, key_id TEXT NOT NULL, key_version INTEGER NOT NULL,"
+    " state TEXT NOT NULL, purpose TEXT NOT NULL, lifetime REAL NOT NULL, deadline TEXT, holders TEXT NOT NULL,"
+    " removed TEXT NOT NULL, classical TEXT NOT NULL, started_at TEXT NOT NULL,"
+    " PRIMARY KEY (owner, key_id, key_version))"
+)
+_TAKING = (
+    "CREATE TABLE taking (deposit_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, sender TEXT NOT NULL,"
+    " sha512 BLOB NOT NULL, owner TEXT NOT NULL, key_id TEXT NOT NULL, key_version INTEGER NOT NULL,"
+    " size INTEGER NOT NULL, noted_at TEXT NOT NULL, UNIQUE (owner, key_id, key_version))"
+)
 _SCHEMA = (
     "CREATE TABLE pins (address TEXT PRIMARY KEY, identity_key BLOB NOT NULL, how TEXT NOT NULL,"
     " pinned_at TEXT NOT NULL)",
@@ -40,8 +56,18 @@ _SCHEMA = (
     "CREATE TABLE holes (sequence INTEGER PRIMARY KEY, noticed_at TEXT NOT NULL, filled_at TEXT)",
     "CREATE TABLE alarms (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL,"
     " raised_at TEXT NOT NULL, seen_at TEXT, UNIQUE (kind, subject))",
+    _ISSUERS,
+    _LISTS,
+    _ROTATIONS,
+    _TAKING,
 )
-_UPGRADES = {1: "ALTER TABLE sent ADD COLUMN allow_classical INTEGER NOT NULL DEFAULT 0"}
+_UPGRADES = {
+    1: "ALTER TABLE sent ADD COLUMN allow_classical INTEGER NOT NULL DEFAULT 0",
+    2: _ISSUERS,
+    3: _LISTS,
+    4: _ROTATIONS,
+    5: _TAKING,
+}
 """What makes the next version of an earlier one; each adds, so that nothing that was written is lost."""
 
 Row = tuple[Any, ...]

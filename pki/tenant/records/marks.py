@@ -10,6 +10,10 @@ from pki.tenant.records.database import Database, time_text
 MAILBOX = "mailbox"
 RECEIPTS = "receipts"
 CRL = "crl"
+REMINDERS = "reminders"
+EVENTS = "events"
+LOOKED_UP = "looked-up"
+"""With an address after it: when that peer was looked up for sending."""
 
 
 class Marks:
@@ -36,9 +40,10 @@ class Marks:
         """Raise a number that may only grow, and return the highest that was ever seen."""
         with self._db.write() as db:
             row = db.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
-            highest = max(number, int(row[0]) if row else number)
-            db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, str(highest)))
-        return highest
+            if row and int(row[0]) >= number:
+                return int(row[0])
+            db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, str(number)))
+        return number
 
     def note_holes(self, sequences: Sequence[int], now: datetime) -> None:
         """Remember numbers that the server did not show."""

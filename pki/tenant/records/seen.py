@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,7 +36,7 @@ class SeenDeposits:
         self._db = database
 
     def decide(self, seen: Seen, now: datetime) -> Seen:
-        """Write down a decision. The first one stands: when there is one by now, it is returned.
+        """Write down a decision; its key is no longer about to be stored. The first one stands: it is returned.
 
         ReplayedError when the sequence number belongs to another deposit.
         """
@@ -54,6 +55,7 @@ class SeenDeposits:
                         time_text(now),
                     ),
                 )
+                db.execute("DELETE FROM taking WHERE deposit_id = ?", (seen.deposit_id,))
             except sqlite3.IntegrityError:
                 found = self.of(seen.deposit_id)
                 if found is None:
@@ -63,10 +65,10 @@ class SeenDeposits:
                 return found
         return seen
 
-    def mark_answered(self, deposit_id: DepositId) -> None:
-        """Say that the server has the answer."""
+    def mark_answered(self, ids: Sequence[DepositId]) -> None:
+        """Say that the server has these answers."""
         with self._db.write() as db:
-            db.execute("UPDATE seen SET answered = 1 WHERE deposit_id = ?", (deposit_id,))
+            db.executemany("UPDATE seen SET answered = 1 WHERE deposit_id = ?", [(one,) for one in ids])
 
     def of(self, deposit_id: DepositId) -> Seen | None:
         """Return the decision on a deposit, if there is one."""

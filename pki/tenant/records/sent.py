@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -54,13 +54,18 @@ class SentDeposits:
     def plan(self, deposits: Sequence[Sent], *, name: KeyName | None = None, removed: Sequence[Address] = ()) -> None:
         """Write down what is to be sent: all or none. What is planned to supersede a deposit twice is planned once.
 
-        ``removed`` do not get the key ``name`` and are no holders of it from this version on.
+        ``removed`` do not get the key ``name`` and are no holders of it from this version on; if a rotation made that
+        version, it is running from here on.
         """
         with self._db.write() as db:
             if name is not None:
                 db.executemany(
                     "INSERT INTO removed VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     [(str(name.owner), name.key_id, str(address), name.version) for address in removed],
+                )
+                db.execute(
+                    "UPDATE rotations SET state = 'running' WHERE owner = ? AND key_id = ? AND key_version = ?",
+                    (str(name.owner), name.key_id, name.version),
                 )
             db.executemany(
                 "INSERT INTO sent (deposit_id, recipient, owner, key_id, key_version, purpose, expires_at, planned_at,"
@@ -133,19 +138,32 @@ class SentDeposits:
 
     def holders(self, owner: Address, key_id: KeyId) -> list[Address]:
         """Return who has, or is getting, any version of a key, and was not removed since."""
+        removed = self.removed(owner, key_id)
+        return sorted(
+            {
+                one.recipient
+                for one in self.of_key(owner, key_id)
+                if one.state not in NOT_HELD and one.name.version >= removed.get(one.recipient, 0)
+            }
+        )
+
+    def removed(self, owner: Address, key_id: KeyId) -> dict[Address, int]:
+        """Return who was removed from a key, each with the first version that it does not get."""
         rows = self._db.all(
             "SELECT recipient, max(key_version) FROM removed WHERE owner = ? AND key_id = ? GROUP BY recipient",
             str(owner),
             key_id,
         )
-        removed: dict[str, int] = {str(recipient): int(version) for recipient, version in rows}
-        return sorted(
-            {
-                one.recipient
-                for one in self.of_key(owner, key_id)
-                if one.state not in NOT_HELD and one.name.version >= removed.get(str(one.recipient), 0)
-            }
+        return {parse_address(recipient): int(version) for recipient, version in rows}
+
+    def to_removed(self, states: Collection[str]) -> list[Sent]:
+        """Return the deposits in these states to who was removed from their key since they were planned."""
+        later = (
+            " WHERE EXISTS (SELECT 1 FROM removed WHERE removed.owner = sent.owner AND removed.key_id = sent.key_id"
+            " AND removed.recipient = sent.recipient AND removed.key_version > sent.key_version)"
         )
+        rows = self._db.all(f"{_COLUMNS}{later} ORDER BY rowid")
+        return [one for one in map(_sent, rows) if one.state in states]
 
 
 def _sent(row: Row) -> Sent:

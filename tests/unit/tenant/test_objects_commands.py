@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner, Result
@@ -63,6 +63,7 @@ class Desk:
     folder: Path
 
     def __post_init__(self) -> None:
+        self.keys: dict[str, CertificatePublicKeyTypes] = {}
         self.root = ec.generate_private_key(ec.SECP256R1())
         self.middle = ec.generate_private_key(ec.SECP384R1())
         now = datetime.now(UTC)
@@ -77,8 +78,10 @@ class Desk:
         self,
         name: str,
         public: CertificatePublicKeyTypes,
-        issuer: tuple[str, ec.EllipticCurvePrivateKey] | None = None,
+        issuer: tuple[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey] | None = None,
         *,
+        digest: hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None = None,
+        padded: padding.PSS | None = None,
         authority: bool = False,
         path_length: int | None = None,
         ski: bool = True,
@@ -100,6 +103,11 @@ class Desk:
         )
         if ski:
             builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        self.keys[name] = public
+        # What somebody else signs in an authority's name says that it is the authority's.
+        above = x509.SubjectKeyIdentifier.from_public_key(self.keys[by])
+        named_key = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above)
+        builder = builder.add_extension(named_key, critical=False)
         if authority:
             builder = builder.add_extension(x509.BasicConstraints(True, path_length), critical=True)
             usage = "key_cert_sign"
@@ -113,8 +121,11 @@ class Desk:
         if critical:
             odd = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
             builder = builder.add_extension(odd, critical=True)
-        digest = hashes.SHA384() if key.curve.name == "secp384r1" else hashes.SHA256()
-        Path(self.path(f"{name}.pem")).write_bytes(builder.sign(key, digest).public_bytes(serialization.Encoding.PEM))
+        if digest is None:
+            large = isinstance(key, rsa.RSAPrivateKey) or key.curve.name == "secp384r1"
+            digest = hashes.SHA384() if large else hashes.SHA256()
+        made = builder.sign(key, digest, rsa_padding=padded)
+        Path(self.path(f"{name}.pem")).write_bytes(made.public_bytes(serialization.Encoding.PEM))
         return self.path(f"{name}.pem")
 
     def key(self, name: str, private: PrivateKeyTypes, passphrase: bytes | None = None) -> str:
@@ -369,6 +380,22 @@ def test_paths_that_do_not_hold_are_refused(desk: Desk) -> None:
     assert "critical" in refused("verify", odd, "--trust", middle).message
     late = desk.issue("late", low.public_key(), until=datetime.now(UTC) - DAY)
     assert refused("verify", late, "--trust", middle).rule == "CRT-003"
+
+
+def test_paths_under_other_people_s_rsa(desk: Desk) -> None:
+    """RSA authorities with SHA-256, -384 and -512 are followed; PSS, small keys and a weak key's chain are not."""
+    large, small = rsa.generate_private_key(65537, 3072), rsa.generate_private_key(65537, 2048)
+    public = mlkem.MLKEM768PrivateKey.generate().public_key()
+    until = datetime.now(UTC) + DAY
+    for name, key in (("large", large), ("small", small)):
+        desk.issue(name, key.public_key(), (name, key), authority=True, until=until)
+    trust = ("--trust", desk.path("large.pem"), "--trust", desk.path("small.pem"))
+    for digest in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):
+        leaf = desk.issue("leaf", public, ("large", large), digest=digest)
+        assert told("verify", leaf, *trust)["path"] == ["CN=leaf", "CN=large"]
+    pss = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
+    assert "RSA-PSS" in refused("verify", desk.issue("leaf", public, ("large", large), padded=pss), *trust).on
+    assert "3072 to 4096 bits" in refused("verify", desk.issue("leaf", public, ("small", small)), *trust).message
 
 
 def test_lists_and_requests_are_verified(desk: Desk) -> None:

@@ -52,7 +52,7 @@ def test_the_commands_that_are_promised() -> None:
     expected = {
         "enroll", "whoami", "doctor", "version", "cert list", "cert renew", "cert revoke", "cert show", "peer show",
         "peer verify", "key create", "key list", "key send", "key rotate", "key export", "mailbox list",
-        "mailbox receive", "receipt list", "object show", "object wrap",
+        "mailbox receive", "mailbox senders show", "mailbox senders set", "receipt list", "object show", "object wrap",
         "object open", "object verify", "agent run", "context list", "context use", "context show",
     }  # fmt: skip
     assert expected <= {" ".join(path) for path in commands()}

@@ -14,18 +14,21 @@ from pki.core import httpsig
 from pki.core.errors import (
     AddressTakenError,
     AlgorithmError,
+    BusyError,
     IdempotencyError,
     KeymailboxError,
     MalformedError,
     NotFoundError,
+    NotWelcomeError,
     PinError,
+    QuotaError,
     RevokedError,
     TooLargeError,
     UnavailableError,
 )
 from pki.core.ids import DepositId
 from pki.core.tenants import parse_address
-from pki.tenant import client as client_module
+from pki.tenant import wire
 from pki.tenant.client import AccessKey, Client
 
 SERVER = "http://127.0.0.1:1"
@@ -64,10 +67,11 @@ def away(status: int = 503, **headers: str) -> httpx2.Response:
     return httpx2.Response(status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def problem(status: int, code: str, **more: str) -> httpx2.Response:
+def problem(status: int, code: str, retry_after: str = "", **more: str) -> httpx2.Response:
     """A problem as RFC 9457 has it."""
+    later = {"retry-after": retry_after} if retry_after else {}
     body = {"type": "about:blank", "title": "A title.", "status": status, "code": code, **more}
-    return httpx2.Response(status, json=body, headers={"content-type": "application/problem+json"})
+    return httpx2.Response(status, json=body, headers={"content-type": "application/problem+json"} | later)
 
 
 ACCEPTED = {"id": "a" * 32, "state": "received", "status": "/v1/deposits/x"}
@@ -116,7 +120,7 @@ def test_it_gives_up_in_the_end() -> None:
     """After five attempts the error names the server, and what to do."""
     server = Scripted(*[httpx2.ConnectError("no")] * 5)
     with pytest.raises(UnavailableError) as caught:
-        server.client().crl()
+        server.client().crl(b"\x01")
     assert SERVER in caught.value.on
     assert caught.value.hint
     assert len(server.requests) == 5
@@ -126,13 +130,32 @@ def test_it_gives_up_in_the_end() -> None:
 def test_the_server_says_when_to_come_back() -> None:
     """Retry-After is kept, up to half a minute."""
     server = Scripted(away(retry_after="7"), away(retry_after="86400"), httpx2.Response(200, content=b"crl"))
-    assert server.client().crl() == b"crl"
+    assert server.client().crl(b"\x01") == b"crl"
     assert server.slept == [7.0, 30.0]
+
+
+def test_a_busy_server_is_given_time() -> None:
+    """429 has done nothing: the same again after Retry-After, an enrolment as well."""
+    busy = problem(429, "busy", retry_after="3")
+    server = Scripted(busy, busy, httpx2.Response(201, json={}))
+    server.client().enrol("ref", "secret", ACME, b"key", b"request")
+    assert server.slept == [3.0, 3.0]
+
+
+def test_a_full_quota_is_not_waited_for() -> None:
+    """What frees up in an hour is told at once, with the time."""
+    server = Scripted(problem(429, "quota", detail="Full.", retry_after="3600"))
+    with pytest.raises(QuotaError, match="Full") as caught:
+        server.client().deposit(b"body", idempotency_key="key")
+    assert (caught.value.retry_after, server.slept) == (3600, [])
 
 
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
+        (403, "not-welcome", NotWelcomeError),
+        (429, "busy", BusyError),
+        (429, "quota", QuotaError),
         (404, "not-found", NotFoundError),
         (409, "address-taken", AddressTakenError),
         (409, "idempotency-key-reused", IdempotencyError),
@@ -182,15 +205,15 @@ def test_nonsense_is_malformed(content: bytes) -> None:
 
 def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client reads no more than its limit."""
-    monkeypatch.setattr(client_module, "_MAX_ANSWER", 1000)
+    monkeypatch.setattr(wire, "_MAX_ANSWER", 1000)
     with pytest.raises(TooLargeError):
-        Scripted(httpx2.Response(200, content=b"x" * 1001)).client().crl()
+        Scripted(httpx2.Response(200, content=b"x" * 1001)).client().crl(b"\x01")
 
 
 def test_redirects_are_not_followed() -> None:
     """A signature is for one host."""
     with pytest.raises(KeymailboxError):
-        Scripted(httpx2.Response(302, headers={"location": "http://evil.example/"})).client().crl()
+        Scripted(httpx2.Response(302, headers={"location": "http://evil.example/"})).client().crl(b"\x01")
 
 
 def test_the_clock_of_the_server() -> None:
@@ -214,3 +237,12 @@ def test_an_item_of_a_collection_fails_alone() -> None:
     assert bad.body is None
     assert bad.error is not None
     assert bad.error.code == "expired"
+
+
+@pytest.mark.parametrize("odd", ["zz", "ff", "é", "-1", "9" * 19, "1 2"])
+def test_a_cursor_of_receipts_is_a_number(odd: str) -> None:
+    """It is remembered, so what the server would refuse the next time is refused now."""
+    with pytest.raises(MalformedError):
+        Scripted(httpx2.Response(200, json={"items": [], "next": odd})).client().receipts()
+    for good in ("", "17"):
+        assert Scripted(httpx2.Response(200, json={"items": [], "next": good})).client().receipts() == ([], good)

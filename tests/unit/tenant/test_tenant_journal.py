@@ -31,6 +31,7 @@ from pki.tenant.records.sent import Sent
 from tests.kit.authority import new_signing_key
 
 NOW = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
+DAY = timedelta(days=1)
 ACME = parse_address("acme/eu-west")
 GLOBEX = parse_address("globex/main")
 INITECH = parse_address("initech/lab")
@@ -78,12 +79,31 @@ def test_a_journal_of_the_first_release_is_read(tmp_path: Path) -> None:
         journal.sent.plan([deposit(1)])
     with sqlite3.connect(path) as db:
         db.execute("ALTER TABLE sent DROP COLUMN allow_classical")
+        db.execute("DROP TABLE issuers")
+        db.execute("DROP TABLE lists")
+        db.execute("DROP TABLE rotations")
+        db.execute("DROP TABLE taking")
         db.execute("PRAGMA user_version = 1")
     db.close()
     with closing(Journal(path)) as journal:
         journal.sent.plan([deposit(2, INITECH, allow_classical=True)])
         assert [one.allow_classical for one in journal.sent.all()] == [False, True]
         assert journal.sent.classical(ACME, KEY) == {INITECH}
+        assert journal.issuers.see(b"one", b"certificate", NOW)
+
+
+def test_issuing_cas_are_remembered(journal: Journal) -> None:
+    """Each is new once; what is relied on only grows, and for none that was never seen."""
+    assert journal.issuers.see(b"one", b"first", NOW)
+    assert not journal.issuers.see(b"one", b"another", NOW + DAY)
+    assert journal.issuers.see(b"two", b"second", NOW)
+    for until in (NOW + 3 * DAY, NOW + DAY):
+        journal.issuers.rely(b"one", until)
+    journal.issuers.rely(b"three", NOW)
+    found = [(one.ski, one.der, one.first_seen) for one in journal.issuers.all()]
+    assert found == [(b"one", b"first", NOW), (b"two", b"second", NOW)]
+    assert [one.relied_until > NOW for one in journal.issuers.all()] == [True, False]
+    assert journal.issuers.all()[0].relied_until == NOW + 3 * DAY
 
 
 def test_it_is_for_the_owner_alone_and_durable(journal: Journal, tmp_path: Path) -> None:
@@ -196,7 +216,7 @@ def test_the_first_decision_stands(journal: Journal, again: Journal) -> None:
     assert journal.seen.decide(seen(1, 1), NOW).kind == "receipt"
     assert again.seen.decide(seen(1, 1, "refusal"), NOW).kind == "receipt"
     assert [one.deposit_id for one in journal.seen.unanswered()] == [seen(1, 1).deposit_id]
-    journal.seen.mark_answered(seen(1, 1).deposit_id)
+    journal.seen.mark_answered([seen(1, 1).deposit_id])
     assert journal.seen.unanswered() == []
 
 

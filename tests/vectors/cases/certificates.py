@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 from tests.kit import forge, tlv
 from tests.kit import forge_pki as pki
 from tests.kit.authority import NOW
+from tests.kit.forge_classical import RsaSigner
 from tests.kit.forge_pki import DAY, GLOBEX, GLOBEX_KEY, STRANGER, certificate, request
 from tests.vectors.cases import Case
+from tests.vectors.cases import readers as classical
 
 NULLED = tlv.algorithm(forge.ML_DSA_65, tlv.NULL)
 RSA = tlv.algorithm("1.2.840.113549.1.1.11", tlv.NULL)
+RSA_SHA384, RSA_BARE = tlv.algorithm("1.2.840.113549.1.1.12", tlv.NULL), tlv.algorithm("1.2.840.113549.1.1.12")
+PSS = tlv.algorithm("1.2.840.113549.1.1.10", tlv.NULL)
+RSA_ISSUING = RsaSigner(classical.RSA)
+BY_RSA = {"issuing": "issuing-rsa"}
 TWO = (("2.5.4.10", "globex"), ("2.5.4.3", "globex/main"), ("2.5.4.6", "DE"))
 CAPABILITIES, HKDF_SHA512 = "1.2.840.113549.1.9.15", "1.2.840.113549.1.9.16.3.30"
 ODD_NAME = tlv.seq(tlv.set_of(tlv.seq(tlv.oid("2.5.4.3"), tlv.bits(b"globex/main"))))
@@ -59,6 +65,9 @@ def certificates() -> Iterator[Case]:
         ("CRT-006", "not-critical", "The key usage is not critical", only(0, pki.usage(critical=False))),
         ("CRT-006", "both-uses", "For signing and for encryption", only(0, pki.usage(b"\x05\xa0"))),
         ("CRT-006", "certificate-signing", "For signing certificates", only(0, pki.usage(b"\x02\x04"))),
+        ("CRT-018", "server", "For TLS servers", certificate(extensions=[*right, clients("1", critical=True)])),
+        ("CRT-018", "client-not-critical", "clientAuth, not critical", certificate(extensions=[*right, clients("2")])),
+        ("CRT-009", "client", "ML-DSA for access", certificate(extensions=[*right, clients("2", critical=True)])),
         ("CRT-007", "other-issuer", "Another issuer's name", certificate(issuer=forge.name(("2.5.4.3", "Other")))),
         ("CRT-007", "other-authority-key", "Another issuer's key identifier", only(3, pki.aki(pki.ROOT.ski))),
         ("CRT-008", "other-signer", "Signed by the root", certificate(sign=pki.ROOT.sign)),
@@ -82,6 +91,10 @@ def certificates() -> Iterator[Case]:
     yield Case("odd-name", "certificate", "CRT-004", "The subject's name is a BIT STRING", odd_name)
     low = certificate(key=GLOBEX_KEY, spki=inside_out)
     yield Case("low-order", "certificate", "CRT-009", "The X25519 part is of low order", low, ENCRYPTION)
+    composite = tlv.algorithm(GLOBEX_KEY.algorithm.oid.dotted_string)
+    nothing = tlv.seq(composite, tlv.bits(bytes(1152) + GLOBEX_KEY.public[1152:]))
+    zero = certificate(key=GLOBEX_KEY, spki=nothing)
+    yield Case("zero-key", "certificate", "CRT-009", "The ML-KEM part is zero but for rho", zero, ENCRYPTION)
     null = tlv.algorithm(GLOBEX_KEY.algorithm.oid.dotted_string, tlv.NULL)
     odd = certificate(key=GLOBEX_KEY, spki=tlv.seq(null, tlv.bits(GLOBEX_KEY.public)))
     yield Case("key-parameters", "certificate", "CRT-009", "The key's algorithm has NULL parameters", odd, ENCRYPTION)
@@ -104,6 +117,30 @@ def certificates() -> Iterator[Case]:
     )
 
 
+def clients(purpose: str, *, critical: bool = False) -> bytes:
+    """Return an extended key usage with one purpose (RFC 5280 §4.2.1.12)."""
+    return pki.extension("2.5.29.37", tlv.seq(tlv.oid(f"1.3.6.1.5.5.7.3.{purpose}")), critical=critical)
+
+
+def certificates_by_rsa() -> Iterator[Case]:
+    """Yield certificates under an issuing CA with an RSA key."""
+    listed = [pki.usage(), pki.names(pki.uri("globex/main")), pki.ski(GLOBEX.ski), pki.aki(RSA_ISSUING.ski)]
+    for rule, name, why, algorithm, sign in (
+        ("", "identity-by-rsa", "Signed by RSA, PKCS #1 v1.5 with SHA-384", RSA_SHA384, RSA_ISSUING.sign),
+        ("CRT-002", "rsa-no-parameters", "The parameters are absent, not NULL", RSA_BARE, RSA_ISSUING.sign),
+        ("CRT-002", "rsa-sha256", "RSA with SHA-256", RSA, RSA_ISSUING.sign_otherwise),
+        ("CRT-002", "rsa-pss", "It says that the padding is PSS", PSS, RSA_ISSUING.sign),
+        ("CRT-008", "rsa-other-hash", "SHA-256 inside of the signature", RSA_SHA384, RSA_ISSUING.sign_otherwise),
+    ):
+        body = certificate(inner=algorithm, outer=algorithm, extensions=listed, sign=sign)
+        yield Case(name, "certificate", rule, why, body, {**BY_RSA, "crl": "crl-rsa"})
+
+
+def crl_by_rsa(serials: Sequence[int] = ()) -> bytes:
+    """Return a revocation list of the issuing CA with an RSA key."""
+    return pki.crl(serials, algorithm=RSA_SHA384, by=RSA_ISSUING.ski, sign=RSA_ISSUING.sign)
+
+
 def aki(value: bytes) -> bytes:
     """Return an authority key identifier with this value."""
     return pki.extension(pki.AKI, value)
@@ -114,6 +151,8 @@ def lists() -> Iterator[Case]:
     delta = pki.extension(pki.DELTA, tlv.integer(1), critical=True)
     yield Case("empty", "crl", "", "Nothing is revoked", pki.crl())
     yield Case("one", "crl", "", "One certificate is revoked", pki.crl([4711]))
+    yield Case("by-rsa", "crl", "", "Signed by RSA", crl_by_rsa([4711]), BY_RSA)
+    yield Case("not-by-rsa", "crl", "CRL-001", "Another issuing CA's key is RSA", crl_by_rsa())
     for rule, name, why, body in (
         ("CRL-001", "other-signer", "The root signed it", pki.crl(sign=pki.ROOT.sign)),
         ("CRL-001", "other-issuer", "It names another issuer", pki.crl(issuer=forge.name(("2.5.4.3", "Other")))),
@@ -135,6 +174,13 @@ def requests() -> Iterator[Case]:
     unknown = tlv.attribute("1.2.840.113549.1.9.7", tlv.utf8("challenge"))
     yield Case("identity", "request", "", "For an identity key", request())
     yield Case("encryption", "request", "", "For an encryption key", request(key=GLOBEX_KEY))
+    mine, theirs = pki.names(pki.uri("globex/main")), pki.names(pki.uri("acme/eu-west"))
+    constraints = pki.extension("2.5.29.19", tlv.seq(tlv.boolean(True)), critical=True)
+    yield Case("identity-plain", "request", "", "Another tool's, without a time", request(attributes=()))
+    asks = request(attributes=[wish(pki.usage(), mine, pki.ski(GLOBEX.ski))])
+    yield Case("identity-asks", "request", "", "It asks for what the certificate gets", asks)
+    printable = tlv.seq(*(tlv.set_of(tlv.seq(tlv.oid(kind), tlv.tlv(0x13, said.encode()))) for kind, said in TWO[:2]))
+    yield Case("identity-printable", "request", "", "The subject is of PrintableStrings", request(subject=printable))
     for rule, name, why, body in (
         ("REQ-001", "version-2", "Version 2", request(version=1)),
         ("REQ-001", "large", "17,000 bytes", request(attributes=[tlv.attribute(forge.DATA, tlv.octets(bytes(12000)))])),
@@ -142,13 +188,21 @@ def requests() -> Iterator[Case]:
         ("REQ-002", "unused-bits", "The signature's last bits are unused", request(unused=1)),
         ("REQ-003", "more-names", "The subject names more", request(subject=forge.name(*TWO))),
         ("REQ-003", "no-tenant", "The subject has no organization", request(subject=forge.name(TWO[1]))),
-        ("REQ-004", "no-time", "There is no signing time", request(attributes=())),
+        ("REQ-004", "no-time", "There is no time", request(key=GLOBEX_KEY, attributes=[pki.statement()])),
+        ("REQ-008", "other-name", "It asks for another address", request(attributes=[wish(theirs)])),
+        ("REQ-008", "authority", "It asks to be a CA", request(attributes=[wish(pki.usage(), constraints)])),
+        ("REQ-008", "name-twice", "It asks for one extension twice", request(attributes=[wish(mine, mine)])),
         ("REQ-004", "challenge-password", "It asks for more", request(attributes=[time, unknown])),
         ("REQ-004", "no-statement", "Nobody stands for the key", request(key=GLOBEX_KEY, attributes=[time])),
         ("REQ-005", "other-signer", "A stranger signed it", request(key=GLOBEX_KEY, sign=STRANGER.sign)),
         ("REQ-005", "other-identity", "Another identity key", request(key=STRANGER, sign=STRANGER.sign)),
     ):
         yield Case(name, "request", rule, why, body)
+
+
+def wish(*extensions: bytes) -> bytes:
+    """Return an attribute that asks for extensions (RFC 2985 §5.4.2)."""
+    return tlv.attribute("1.2.840.113549.1.9.14", tlv.seq(*extensions))
 
 
 def receipts() -> Iterator[Case]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 
 import httpx2
 
 from pki.core.errors import ForbiddenError, UnavailableError
 
 _TIMEOUT = 10.0
+_KEPT = 64
+"""Receivers whose connections are kept, and for how many seconds of silence."""
+_KEPT_SECONDS = 20.0
+_BODY, _BODY_SECONDS = 16 * 1024, 0.5
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 # Inside of 2000::/3, yet they carry an IPv4 address or lead nowhere: Python's is_global says True for some of them.
 _V6_REFUSED = (
@@ -28,13 +37,17 @@ _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 §6.1: an IPv4 address in the int
 
 
 class WebhookNotifier:
-    """A Notifier (see ports): one address look-up, a pinned connection to it, no redirects, no proxy, one deadline."""
+    """A Notifier (see ports): an address look-up for each post, a connection pinned to it, no redirects, no proxy.
+
+    Connections are kept and used again, each for the host and the address that it was made for. Threads share it.
+    """
 
     def __init__(self, *, allow_private: bool = False, timeout: float = _TIMEOUT) -> None:
         """``allow_private`` lets it reach private addresses and plain HTTP: for development. ``timeout`` in seconds."""
         self._allow_private = allow_private
         self._timeout = timeout
-        self._tls = httpx2.create_ssl_context(trust_env=False)
+        self._wires = _Wires(timeout)
+        self._end = weakref.finalize(self, self._wires.close)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """Send once and return the HTTP status. Raises ForbiddenError, UnavailableError."""
@@ -42,7 +55,7 @@ class WebhookNotifier:
         port = target.port or (443 if target.scheme == "https" else 80)
         address = _resolve(target.host, port, allow_private=self._allow_private)
         try:
-            return asyncio.run(self._send(target, str(address), headers, body))
+            return self._wires.post(target, str(address), port, headers, body)
         except TimeoutError:
             raise UnavailableError("The webhook did not answer in time", on=target.host) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
@@ -51,24 +64,116 @@ class WebhookNotifier:
                 "The webhook cannot be reached", on=f"{target.host}, {type(error).__name__}"
             ) from None
 
-    async def _send(self, target: httpx2.URL, address: str, headers: Mapping[str, str], body: bytes) -> int:
+    def close(self) -> None:
+        """Close the connections; nothing is posted afterwards."""
+        self._end()
+
+
+_Place = tuple[str, str, str, int]
+"""Scheme, host, address, port: only who asks for all of them the same gets a connection that was kept."""
+
+
+@dataclass
+class _Wire:
+    pool: httpx2.AsyncHTTPTransport
+    busy: int = 0
+    used: bool = False
+
+
+class _Wires:
+    """Connections to receivers, in an event loop of their own: a deadline bounds a whole post, drip by drip."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._tls = httpx2.create_ssl_context(trust_env=False)
+        self._kept: OrderedDict[_Place, _Wire] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def post(self, target: httpx2.URL, address: str, port: int, headers: Mapping[str, str], body: bytes) -> int:
         # The name goes into Host and SNI, the connection to the address that was checked: a second look-up could lie.
-        pinned = target.copy_with(host=address)
-        named = {**headers, "host": target.netloc.decode("ascii"), "user-agent": "keymailbox"}
         timeout = httpx2.Timeout(self._timeout)
-        # The timeouts of the client are for single reads; the outer one bounds the whole, drip by drip.
-        async with asyncio.timeout(self._timeout):
-            client = httpx2.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False, timeout=timeout)
-            async with client:
-                request = client.build_request(
-                    "POST", pinned, headers=named, content=body, extensions={"sni_hostname": target.host}
-                )
-                # The answer's body is nobody's business: the status is all that is read.
-                response = await client.send(request, stream=True)
+        request = httpx2.Request(
+            "POST",
+            target.copy_with(host=address),
+            headers={**headers, "host": target.netloc.decode("ascii"), "user-agent": "keymailbox"},
+            content=body,
+            extensions={"sni_hostname": target.host, "timeout": timeout.as_dict()},
+        )
+        sending = self._send((target.scheme, target.host, address, port), request)
+        return asyncio.run_coroutine_threadsafe(sending, self._running()).result()
+
+    def close(self) -> None:
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None or thread is threading.current_thread():
+            return
+        asyncio.run_coroutine_threadsafe(self._let_go(), loop).result(self._timeout)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="webhooks", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    async def _send(self, place: _Place, request: httpx2.Request) -> int:
+        wire = await self._wire(place)
+        wire.busy += 1
+        try:
+            # The timeouts of the request are for single reads; this one bounds the whole.
+            async with asyncio.timeout(self._timeout):
                 try:
-                    return response.status_code
-                finally:
-                    await response.aclose()
+                    status = await _exchange(wire.pool, request)
+                except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+                    if not wire.used:
+                        raise
+                    # A connection that was kept may have ended meanwhile: once more, on one of its own.
+                    async with self._pool() as once:
+                        status = await _exchange(once, request)
+        finally:
+            wire.busy -= 1
+        wire.used = True
+        return status
+
+    async def _wire(self, place: _Place) -> _Wire:
+        wire = self._kept.pop(place, None) or _Wire(self._pool())
+        # As the last that was used.
+        self._kept[place] = wire
+        idle = [old for old, one in self._kept.items() if not one.busy and old != place]
+        for old in idle[: max(len(self._kept) - _KEPT, 0)]:
+            await self._kept.pop(old).pool.aclose()
+        return wire
+
+    def _pool(self) -> httpx2.AsyncHTTPTransport:
+        limits = httpx2.Limits(max_keepalive_connections=4, keepalive_expiry=_KEPT_SECONDS)
+        return httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
+
+    async def _let_go(self) -> None:
+        while self._kept:
+            _, wire = self._kept.popitem()
+            await wire.pool.aclose()
+
+
+async def _exchange(pool: httpx2.AsyncHTTPTransport, request: httpx2.Request) -> int:
+    response = await pool.handle_async_request(request)
+    try:
+        # The answer's body is nobody's business; the end of a short one frees the connection for the next post.
+        size = 0
+        with suppress(TimeoutError, httpx2.HTTPError):
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for part in response.aiter_raw():
+                    size += len(part)
+                    if size > _BODY:
+                        break
+    finally:
+        await response.aclose()
+    return response.status_code
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

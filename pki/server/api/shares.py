@@ -1,0 +1,222 @@
+"""A fair share of one process for each tenant: who has more under way than that waits in a line of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from pki.core.errors import BusyError
+
+ALONE = 128
+"""How many requests of one tenant are under way at once while nobody else is there."""
+SHARED = 16
+"""How many of all tenants are while several are there: enough to keep a process busy, few enough to pass quickly."""
+TIGHT = 4
+"""The same while the process does not keep up."""
+LEAST = 2
+"""How many each tenant may have under way, however many are there."""
+STRANGERS = "from "
+"""How lanes begin of requests that nobody has signed, by the address that they come from."""
+LINE, SHORT_LINE = 256, 32
+"""How many requests of one tenant wait for their turn, alone and with others there; the next is told to come again."""
+PATIENCE_SECONDS = 5.0
+"""How long one of them waits."""
+REMEMBERED_SECONDS = 2.0
+"""For how long a tenant counts as being there after its last request."""
+RETRY_SECONDS = 1
+LATE_SECONDS = 0.005
+"""When what is due runs later than this, the process does not keep up."""
+LONGEST_PAUSE_SECONDS = 0.05
+"""A turn of who has a line is followed by a pause as long as it was, longer while the process still does not keep up:
+this at most. What is left in between is for the others."""
+AT_ONCE = 20
+"""How many refusals of what got no turn are answered at once in a second; the others are held for one."""
+HELD_SECONDS = 1.0
+MOST_HELD = 4096
+
+_TICK_SECONDS = 0.02
+_TURN = "keymailbox.turn"
+
+
+class Turn:
+    """One request's turn: held while something is done for it, not while it waits for news."""
+
+    def __init__(self, shares: Shares, lane: str) -> None:
+        self._shares = shares
+        self._lane = lane
+        self._held = True
+        self._since = shares.now()
+
+    def rest(self) -> None:
+        """Let others go on; the same again changes nothing."""
+        if self._held:
+            self._held = False
+            self._shares.leave(self._lane, self._since)
+
+    async def resume(self) -> None:
+        """Wait for the turn again, however long the line is: who is here holds a place already."""
+        if not self._held:
+            await self._shares.enter(self._lane, patient=True)
+            self._held, self._since = True, self._shares.now()
+
+
+class Shares:
+    """The turns of one process; used in its event loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """``clock`` tells seconds that only go on."""
+        self._clock = clock
+        self._taken: Counter[str] = Counter()
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._room = SHARED
+        self._pause = 0.0
+        self._refused = (0, 0)
+        self._held = 0
+
+    @property
+    def under_way(self) -> int:
+        """How many requests have a turn now."""
+        return self._taken.total()
+
+    def look(self, lane: str) -> None:
+        """Raise BusyError when a request would not even find a place in the line.
+
+        Nothing is counted: so it may be asked about who a request says that it is from.
+        """
+        line = self._lines.get(lane)
+        if line and len(line) >= (LINE if self._allowed(lane, self._clock()) == ALONE else SHORT_LINE):
+            raise BusyError("Too many requests of yours are under way", on=lane, retry_after=RETRY_SECONDS)
+
+    async def turn(self, scope: Scope, lane: str) -> None:
+        """Wait for a request's turn; it ends with `end`. Raises BusyError when its lane has too much under way."""
+        self.look(lane)
+        await self.enter(lane)
+        scope[_TURN] = Turn(self, lane)
+
+    async def enter(self, lane: str, *, patient: bool = False) -> None:
+        """Take a turn; raises BusyError after a while, unless ``patient``."""
+        now = self._clock()
+        if not lane.startswith(STRANGERS):
+            self._seen[lane] = now
+            self._seen.move_to_end(lane)
+        line = self._lines.get(lane)
+        if not line and self._taken[lane] < self._allowed(lane, now):
+            self._taken[lane] += 1
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(lane, deque()).append(future)
+        try:
+            async with asyncio.timeout(None if patient else PATIENCE_SECONDS):
+                await future
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if future.done() and not future.cancelled():
+                self._give_back(lane)
+            self._forget(lane, future)
+            if isinstance(error, TimeoutError):
+                raise BusyError("Your requests take too long", on=lane, retry_after=RETRY_SECONDS) from None
+            raise
+
+    def now(self) -> float:
+        """Return the time that turns are measured by."""
+        return self._clock()
+
+    def leave(self, lane: str, since: float) -> None:
+        """Give back a turn that was taken at ``since``, to who waits: one of each lane, in turn."""
+        now = self._clock()
+        if lane in self._lines and self._allowed(lane, now) < ALONE:
+            pause = min(LONGEST_PAUSE_SECONDS, max(self._pause, now - since))
+            asyncio.get_running_loop().call_later(pause, self._give_back, lane)
+        else:
+            self._give_back(lane)
+
+    async def hold(self, scope: Scope) -> None:
+        """Wait before a refusal is told, where there are many of them and no turn was taken for this one.
+
+        Who asks again and again without heeding Retry-After is so slowed down to the pace of an answer; holding one
+        costs no more than its connection.
+        """
+        if _TURN in scope or self._held >= MOST_HELD:
+            return
+        second, count = self._refused
+        now = int(self._clock())
+        self._refused = (now, count + 1 if second == now else 1)
+        if self._refused[1] <= AT_ONCE:
+            return
+        self._held += 1
+        try:
+            await asyncio.sleep(HELD_SECONDS * (0.75 + random.random() / 2))  # noqa: S311  jitter, not a secret
+        finally:
+            self._held -= 1
+
+    async def watch(self) -> None:
+        """Share less while what is due runs late, and more again while it does not; to be cancelled."""
+        while True:
+            due = self._clock() + _TICK_SECONDS
+            await asyncio.sleep(_TICK_SECONDS)
+            late = self._clock() - due > LATE_SECONDS
+            if late and self._room == TIGHT:
+                self._pause = min(LONGEST_PAUSE_SECONDS, max(0.001, 2 * self._pause))
+            elif not late:
+                self._pause = self._pause / 2 if self._pause > 0.001 else 0.0
+            self._room = max(TIGHT, self._room // 2) if late else min(SHARED, self._room + 1)
+
+    def _give_back(self, lane: str) -> None:
+        self._taken[lane] -= 1
+        if not self._taken[lane]:
+            del self._taken[lane]
+        now = self._clock()
+        while waiting := [name for name in self._lines if self._taken[name] < self._allowed(name, now)]:
+            for name in waiting:
+                line = self._lines.pop(name)
+                future = line.popleft()
+                # One that was just given up is not there to take it.
+                if not future.done():
+                    self._taken[name] += 1
+                    future.set_result(None)
+                if line:
+                    # At the end: the others are next.
+                    self._lines[name] = line
+
+    def _allowed(self, lane: str, now: float) -> int:
+        while self._seen and next(iter(self._seen.values())) < now - REMEMBERED_SECONDS:
+            self._seen.popitem(last=False)
+        stranger = lane.startswith(STRANGERS)
+        if len(self._seen) <= (0 if stranger else 1):
+            return ALONE
+        # Room for one more: who comes now and then finds it. What nobody has signed has the least of it.
+        sharing = TIGHT if stranger else max(2, len(self._taken))
+        return max(1 if stranger else LEAST, self._room // sharing)
+
+    def _forget(self, lane: str, future: asyncio.Future[None]) -> None:
+        line = self._lines.get(lane)
+        if line and future in line:
+            line.remove(future)
+            if not line:
+                del self._lines[lane]
+
+
+def end(scope: Scope) -> None:
+    """A request is answered: its turn, if it has one, is over."""
+    turn: Turn | None = scope.pop(_TURN, None)
+    if turn is not None:
+        turn.rest()
+
+
+def rest(request: HTTPConnection) -> None:
+    """Let others go on while a request waits for news."""
+    turn: Turn | None = request.scope.get(_TURN)
+    if turn is not None:
+        turn.rest()
+
+
+async def resume(request: HTTPConnection) -> None:
+    """Wait for a request's turn again."""
+    turn: Turn | None = request.scope.get(_TURN)
+    if turn is not None:
+        await turn.resume()

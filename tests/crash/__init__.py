@@ -1,0 +1,1 @@
+"""Every step of every use case fails both ways, and nothing is lost, doubled or stuck."""

@@ -1,0 +1,214 @@
+"""A flood from one tenant, in processes of its own, and what it is like for another tenant meanwhile."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pki.core import httpsig
+from pki.core.deposits import Context, compose
+from pki.core.ids import KeyId
+from pki.core.packages import KeyMaterial
+from pki.core.tenants import Address, parse_address
+from pki.tenant import contexts
+from pki.tenant.agent import Agent
+
+CONNECTIONS = 64
+_BIG = 1024 * 1024
+
+
+@dataclass
+class Felt:
+    """What a tenant felt, in milliseconds: a deposit until it was available, and a poll that brought nothing."""
+
+    deposits: list[float] = field(default_factory=list)
+    polls: list[float] = field(default_factory=list)
+
+    @property
+    def deposit_p99(self) -> float:
+        """The 99th percentile."""
+        return _p99(self.deposits)
+
+    @property
+    def poll_p99(self) -> float:
+        """The 99th percentile."""
+        return _p99(self.polls)
+
+
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[-1] if len(values) > 1 else values[0]
+
+
+def bodies(sender: Agent, to: Address, count: int) -> Iterator[bytes]:
+    """Make sound deposits, one at a time."""
+    certificate = sender.directory.encryption_of(sender.peer(to))
+    ski = sender.holder.identity_public().ski
+    material = KeyMaterial(secrets.token_bytes(32))
+    for number in range(count):
+        now = datetime.now(UTC)
+        yield compose(
+            material,
+            Context(sender.address, to, KeyId(f"flood-{number}"), 1, "flood", now + timedelta(days=1)),
+            package_id=secrets.token_bytes(16),
+            recipient=certificate.recipient,
+            signer_ski=ski,
+            sign=sender.holder.sign,
+            signing_time=now,
+        )
+
+
+def feel(sender: Agent, to: Address, count: int, pause: float = 0.02) -> Felt:
+    """Deposit ``count`` times, one after another, and poll in between; any error is raised."""
+    felt = Felt()
+    key_id = httpsig.key_id(sender.holder.access_public())
+    for body in list(bodies(sender, to, count)):
+        start = time.perf_counter()
+        found = sender.client.deposit(body, idempotency_key=secrets.token_hex(16))
+        state = sender.client.status(found, wait=20).state
+        felt.deposits.append((time.perf_counter() - start) * 1000)
+        assert state == "available", (state, key_id)
+        start = time.perf_counter()
+        sender.client.page(sender.address, after=1 << 40)
+        felt.polls.append((time.perf_counter() - start) * 1000)
+        time.sleep(pause)
+    return felt
+
+
+@contextlib.contextmanager
+def flooded(home: Path, to: Address, *, processes: int = 2, seconds: float = 600) -> Iterator[Counter[str]]:
+    """Have the tenant whose home this is flood for the time of the block; then the counter has what it was answered.
+
+    It is on another machine, as it were: these processes give way to everybody else on this one.
+    """
+    told: Counter[str] = Counter()
+    command = [sys.executable, "-m", "tests.kit.flood", "--to", str(to), "--seconds", str(seconds)]
+    running = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "KMB_HOME": str(home)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=lambda: os.nice(19) and None,
+        )
+        for _ in range(processes)
+    ]
+    try:
+        for one in running:
+            assert one.stdout is not None and one.stdout.readline() == b"flooding\n"
+        yield told
+    finally:
+        for one in running:
+            # The end of its input is the end of the flood.
+            output, _ = one.communicate(timeout=60)
+            told.update(json.loads(output or b"{}"))
+
+
+class _Flood:
+    """Connections that ask without a pause, and heed nothing that they are told."""
+
+    def __init__(self, agent: Agent, to: Address, seconds: float) -> None:
+        self.agent = agent
+        self.url = urlsplit(agent.context.server)
+        self.bodies = bodies(agent, to, 1 << 30)
+        self.end = time.monotonic() + seconds
+        self.told: Counter[str] = Counter()
+
+    async def run(self, connections: int) -> None:
+        """Flood until the input ends."""
+        tasks = [asyncio.create_task(self._connection(number)) for number in range(connections)]
+        loop = asyncio.get_running_loop()
+        print("flooding", flush=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.end - time.monotonic()):
+                await loop.run_in_executor(None, sys.stdin.read)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connection(self, number: int) -> None:
+        kinds = ("deposit", "deposit", "poll", "long", "garbage", "unsigned", "big", "open")
+        kind = kinds[number % len(kinds)]
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(self.url.hostname, self.url.port)
+                try:
+                    while await self._ask(kind, reader, writer):
+                        pass
+                finally:
+                    writer.close()
+            except (OSError, asyncio.IncompleteReadError, ValueError):
+                self.told["cut"] += 1
+                await asyncio.sleep(0.05)
+
+    async def _ask(self, kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(self._request(kind))
+        await writer.drain()
+        head = await reader.readuntil(b"\r\n\r\n")
+        status = head[9:12].decode()
+        lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+        await reader.readexactly(int(lines.get(b"content-length", b"0")))
+        self.told[status] += 1
+        self.told[f"{kind} {status}"] += 1
+        return lines.get(b"connection") != b"close"
+
+    def _request(self, kind: str) -> bytes:
+        method, path, body, headers = "POST", "/v1/deposits", b"", {"content-type": "application/cms"}
+        headers["idempotency-key"] = secrets.token_hex(16)
+        if kind == "deposit":
+            body = next(self.bodies)
+        elif kind == "garbage":
+            body = random.randbytes(6000)
+        elif kind in ("poll", "long"):
+            query = "after=0&limit=500" if kind == "poll" else f"after={1 << 40}&wait=1"
+            method, path, headers = "GET", f"/v1/mailboxes/{self.agent.address}?{query}", {}
+        elif kind in ("unsigned", "big"):
+            body = bytes(6000 if kind == "unsigned" else _BIG)
+        else:
+            method, path, headers = "GET", "/v1/ca", {}
+        server = self.agent.context.server
+        if kind not in ("unsigned", "open"):
+            headers |= httpsig.sign_request(
+                method,
+                server + path,
+                headers,
+                body,
+                key_id=httpsig.key_id(self.agent.holder.access_public()),
+                sign=self.agent.holder.sign_request,
+                created=datetime.now(UTC),
+                nonce=secrets.token_hex(16),
+            )
+        lines = [f"{method} {path} HTTP/1.1", f"host: {self.url.netloc}", f"content-length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def main() -> None:
+    """Flood as the tenant of ``KMB_HOME``; tell at the end what was answered, as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--to", type=parse_address, required=True)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
+    options = parser.parse_args()
+    with Agent.open(contexts.load(contexts.choose())) as agent:
+        flood = _Flood(agent, options.to, options.seconds)
+        asyncio.run(flood.run(options.connections))
+    print(json.dumps(flood.told))
+
+
+if __name__ == "__main__":
+    main()

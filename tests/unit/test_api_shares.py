@@ -1,0 +1,233 @@
+"""Turns: nobody gets all of them, lines are short, what rests is in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pki.core.errors import BusyError
+from pki.server.api import shares
+from pki.server.api.rates import Rates
+from pki.server.api.shares import Shares
+from pki.server.settings import load_settings
+
+
+class Time:
+    """Seconds that go on when they are told to."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+def played(test: Callable[[Shares, Time], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a test in a loop of its own, with shares and their clock."""
+
+    def run() -> None:
+        async def inner() -> None:
+            time = Time()
+            await asyncio.wait_for(test(Shares(time), time), 20)
+
+        asyncio.run(inner())
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+async def _take(who: Shares, lane: str, count: int) -> list[dict[str, Any]]:
+    scopes: list[dict[str, Any]] = [{} for _ in range(count)]
+    for scope in scopes:
+        await who.turn(scope, lane)
+    return scopes
+
+
+async def _settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@played
+async def test_one_alone_has_much(some: Shares, time: Time) -> None:
+    """While nobody else is there a tenant may have many under way."""
+    scopes = await _take(some, "acme", shares.ALONE)
+    assert some.under_way == shares.ALONE
+    for scope in scopes:
+        shares.end(scope)
+        shares.end(scope)
+    assert some.under_way == 0
+
+
+@played
+async def test_another_finds_room(some: Shares, time: Time) -> None:
+    """A flood waits in its own line; another's request passes it, and the flood's next ones wait for their share."""
+    flood = await _take(some, "flood", shares.ALONE)
+    waiting = [asyncio.create_task(some.turn({}, "flood")) for _ in range(50)]
+    await _settled()
+    (victim,) = await _take(some, "victim", 1)
+    for scope in flood[: shares.ALONE - shares.SHARED // 2]:
+        shares.end(scope)
+    await _settled()
+    assert not any(task.done() for task in waiting)
+    shares.end(flood[-1])
+    await _settled()
+    assert sum(task.done() for task in waiting) == 1
+    shares.end(victim)
+    time.now += shares.REMEMBERED_SECONDS + 1
+    shares.end(flood[-2])
+    # Alone again.
+    await asyncio.gather(*waiting)
+
+
+@played
+async def test_a_line_has_an_end(some: Shares, time: Time) -> None:
+    """Who comes when it is full is told so at once, also by the mere name of it, and nobody else is."""
+    await _take(some, "flood", shares.ALONE)
+    waiting = [asyncio.create_task(some.turn({}, "flood")) for _ in range(shares.LINE)]
+    await _settled()
+    with pytest.raises(BusyError) as caught:
+        some.look("flood")
+    assert caught.value.retry_after
+    with pytest.raises(BusyError):
+        await some.turn({}, "flood")
+    (scope,) = await _take(some, "other", 1)
+    for task in waiting[shares.SHORT_LINE - 1 :]:
+        task.cancel()
+    await asyncio.gather(*waiting[shares.SHORT_LINE - 1 :], return_exceptions=True)
+    some.look("flood")
+    waiting[shares.SHORT_LINE :] = [asyncio.create_task(some.turn({}, "flood"))]
+    await _settled()
+    with pytest.raises(BusyError):
+        some.look("flood")
+    some.look("other")
+    shares.end(scope)
+    assert some.under_way == shares.ALONE
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@played
+async def test_who_rests_is_in_nobodys_way(some: Shares, time: Time) -> None:
+    """A long poll has no turn while it waits, and gets one for each look."""
+    await _take(some, "other", 1)
+    scopes = await _take(some, "acme", shares.SHARED // 2)
+    turns = [scope["keymailbox.turn"] for scope in scopes]
+    for turn in turns:
+        turn.rest()
+        turn.rest()
+    assert some.under_way == 1
+    more = await _take(some, "acme", shares.SHARED // 2)
+    again = asyncio.create_task(turns[0].resume())
+    await _settled()
+    assert not again.done()
+    shares.end(more[0])
+    await again
+    for scope in [*scopes, *more]:
+        shares.end(scope)
+    assert some.under_way == 1
+
+
+@played
+async def test_lanes_take_turns_for_a_place(some: Shares, time: Time) -> None:
+    """A long line does not get more than a short one."""
+    first, second = await _take(some, "a", 8), await _take(some, "b", 8)
+    waiting = {lane: [asyncio.create_task(some.turn({}, lane)) for _ in range(20)] for lane in ("a", "b")}
+    await _settled()
+    for scope in [*first[:4], *second[:4]]:
+        shares.end(scope)
+    await _settled()
+    assert [sum(task.done() for task in tasks) for tasks in waiting.values()] == [4, 4]
+    for task in [*waiting["a"], *waiting["b"]]:
+        task.cancel()
+    await asyncio.gather(*waiting["a"], *waiting["b"], return_exceptions=True)
+
+
+@played
+async def test_strangers_have_the_least(some: Shares, time: Time) -> None:
+    """By the address that they come from; they do not count as somebody who is there, and alone they have much."""
+    lane = f"{shares.STRANGERS}127.0.0.1"
+    strangers = await _take(some, lane, shares.SHARED)
+    await _take(some, "acme", shares.ALONE)
+    waiting = asyncio.create_task(some.turn({}, lane))
+    for scope in strangers[:-4]:
+        shares.end(scope)
+        await _settled()
+        assert not waiting.done()
+    shares.end(strangers[-4])
+    await waiting
+
+
+@played
+async def test_who_does_not_keep_up_shares_less(some: Shares, time: Time) -> None:
+    """Late by the clock, the room shrinks to its least; in time again, it grows."""
+    watching = asyncio.create_task(some.watch())
+
+    async def passes(step: float, ticks: int) -> int:
+        for _ in range(ticks):
+            # The loop's own time goes on as well: a tick's length for each.
+            await asyncio.sleep(0.021)
+            time.now += step
+        return await _room(some)
+
+    assert await passes(0.5, 8) == shares.TIGHT // 2
+    assert await passes(0.0, 40) == shares.SHARED // 2
+    watching.cancel()
+
+
+async def _room(some: Shares) -> int:
+    await _take(some, "one", 1)
+    taken = await _take(some, "two", 1)
+    while True:
+        waiting = asyncio.create_task(some.turn(scope := {}, "two"))
+        await _settled()
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            break
+        taken.append(scope)
+    for scope in taken:
+        shares.end(scope)
+    return len(taken)
+
+
+@played
+async def test_many_refusals_are_held(some: Shares, time: Time) -> None:
+    """The first of a second are told at once; what has a turn is never held."""
+    for _ in range(shares.AT_ONCE):
+        await asyncio.wait_for(some.hold({}), 0.2)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(some.hold({}), 0.2)
+    (scope,) = await _take(some, "acme", 1)
+    await asyncio.wait_for(some.hold(scope), 0.2)
+    time.now += 1
+    await asyncio.wait_for(some.hold({}), 0.2)
+
+
+def test_rates_are_of_one_tenant() -> None:
+    """Who has used up its rate is told when to come again; looking costs nothing, and others are not held."""
+    rates = Rates(load_settings(rate_requests=2, rate_bytes=100))
+    for _ in range(20):
+        rates.look("acme")
+        rates.spend("acme", 0)
+    with pytest.raises(BusyError) as caught:
+        rates.spend("acme", 0)
+    assert caught.value.retry_after and "2 requests" in caught.value.message
+    with pytest.raises(BusyError):
+        rates.look("acme")
+    rates.look("globex")
+    rates.spend("globex", 1000)
+    with pytest.raises(BusyError, match="100 bytes"):
+        rates.spend("globex", 1)
+
+
+def test_without_rates_there_are_none() -> None:
+    """The default."""
+    rates = Rates(load_settings())
+    for _ in range(1000):
+        rates.spend("acme", 1 << 20)
+    rates.look("acme")
