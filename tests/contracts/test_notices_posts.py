@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import socket
+import socketserver
 import ssl
 import threading
 import time
@@ -21,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from pki.core.errors import ForbiddenError, KeymailboxError, UnavailableError
 from pki.server.adapters.notifiers.webhook import WebhookNotifier, is_public
+from tests.kit.threads import together
 
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -194,6 +196,31 @@ def test_a_connection_is_used_again() -> None:
         assert server.connections == 1
         assert len(server.heard) == 3
     notifier.close()
+
+
+def test_several_at_once_have_a_connection_each() -> None:
+    """Webhooks at one host that are told at the same time: none of them connects again for its next post."""
+    meeting = threading.Barrier(8)
+    connections: list[int] = []
+
+    class Ear(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            """Answer when all eight are under way, again and again."""
+            connections.append(self.client_address[1])
+            while self.request.recv(65536):
+                meeting.wait(10)
+                self.request.sendall(OK)
+
+    notifier = WebhookNotifier(allow_private=True)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Ear) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        for _ in range(3):
+            assert together(8, lambda _: notifier.post(url, {}, b"")) == [204] * 8
+        assert len(connections) == 8
+        notifier.close()
+        server.shutdown()
 
 
 def test_a_name_has_a_connection_of_its_own() -> None:

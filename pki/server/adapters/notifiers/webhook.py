@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 
 import httpx2
 
@@ -18,7 +20,7 @@ from pki.core.errors import ForbiddenError, UnavailableError
 
 _TIMEOUT = 10.0
 _KEPT = 64
-"""Receivers whose connections are kept, and for how many seconds of silence."""
+"""Connections that are kept, and for how many seconds of silence."""
 _KEPT_SECONDS = 20.0
 _BODY, _BODY_SECONDS = 16 * 1024, 0.5
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -71,12 +73,14 @@ class WebhookNotifier:
 
 _Place = tuple[str, str, str, int]
 """Scheme, host, address, port: only who asks for all of them the same gets a connection that was kept."""
+_Slot = tuple[str, str, str, int, int]
+"""A place, and which of its connections."""
 
 
 @dataclass
 class _Wire:
     pool: httpx2.AsyncHTTPTransport
-    busy: int = 0
+    busy: bool = False
     used: bool = False
 
 
@@ -86,7 +90,7 @@ class _Wires:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._tls = httpx2.create_ssl_context(trust_env=False)
-        self._kept: OrderedDict[_Place, _Wire] = OrderedDict()
+        self._kept: OrderedDict[_Slot, _Wire] = OrderedDict()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -96,7 +100,7 @@ class _Wires:
         timeout = httpx2.Timeout(self._timeout)
         request = httpx2.Request(
             "POST",
-            target.copy_with(host=address),
+            _pinned(target, address),
             headers={**headers, "host": target.netloc.decode("ascii"), "user-agent": "keymailbox"},
             content=body,
             extensions={"sni_hostname": target.host, "timeout": timeout.as_dict()},
@@ -124,7 +128,6 @@ class _Wires:
 
     async def _send(self, place: _Place, request: httpx2.Request) -> int:
         wire = await self._wire(place)
-        wire.busy += 1
         try:
             # The timeouts of the request are for single reads; this one bounds the whole.
             async with asyncio.timeout(self._timeout):
@@ -137,21 +140,29 @@ class _Wires:
                     async with self._pool() as once:
                         status = await _exchange(once, request)
         finally:
-            wire.busy -= 1
+            wire.busy = False
         wire.used = True
         return status
 
     async def _wire(self, place: _Place) -> _Wire:
-        wire = self._kept.pop(place, None) or _Wire(self._pool())
+        # A pool for each connection: one for several asks all of them, at each post, whether they are alive.
+        slot = next(slot for slot in ((*place, number) for number in count()) if not self._busy(slot))
+        wire = self._kept.pop(slot, None) or _Wire(self._pool())
+        wire.busy = True
         # As the last that was used.
-        self._kept[place] = wire
-        idle = [old for old, one in self._kept.items() if not one.busy and old != place]
-        for old in idle[: max(len(self._kept) - _KEPT, 0)]:
-            await self._kept.pop(old).pool.aclose()
+        self._kept[slot] = wire
+        idle = [old for old, one in self._kept.items() if not one.busy]
+        # Taken out before anything is awaited: meanwhile one of them may be asked for.
+        surplus = [self._kept.pop(old) for old in idle[: max(len(self._kept) - _KEPT, 0)]]
+        for one in surplus:
+            await one.pool.aclose()
         return wire
 
+    def _busy(self, slot: _Slot) -> bool:
+        return slot in self._kept and self._kept[slot].busy
+
     def _pool(self) -> httpx2.AsyncHTTPTransport:
-        limits = httpx2.Limits(max_keepalive_connections=4, keepalive_expiry=_KEPT_SECONDS)
+        limits = httpx2.Limits(max_keepalive_connections=1, keepalive_expiry=_KEPT_SECONDS)
         return httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
 
     async def _let_go(self) -> None:
@@ -187,6 +198,7 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return not embedded and not any(address in network for network in _V6_REFUSED)
 
 
+@lru_cache(_KEPT)
 def _parse(url: str, *, allow_plain: bool) -> httpx2.URL:
     try:
         target = httpx2.URL(url)
@@ -196,6 +208,11 @@ def _parse(url: str, *, allow_plain: bool) -> httpx2.URL:
     if target.scheme not in allowed or not target.host or target.userinfo:
         raise ForbiddenError("A webhook's URL is https:// with a host and without a password", on=target.host)
     return target
+
+
+@lru_cache(_KEPT)
+def _pinned(target: httpx2.URL, address: str) -> httpx2.URL:
+    return target.copy_with(host=address)
 
 
 def _resolve(host: str, port: int, *, allow_private: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
