@@ -182,10 +182,18 @@ class Hands:
 
     # notify
 
-    def _notify(self, deps: Deps, batch: Sequence[Job]) -> Mapping[int, Exception | None]:
+    def _notify(self, deps: Deps, batch: Sequence[Job]) -> Mapping[int, Outcome]:
         again = {job.subject for job in batch if job.error}
-        webhooks.deliver(deps, self._posting(), [job.subject for job in batch], again=again)
-        return _done(batch)
+        struck: set[int] = set()
+
+        def done(unit: Unit) -> None:
+            """Strike the jobs off in the commit that lets go of their webhook."""
+            ids = [job.id for job in batch]
+            outbox.finish(unit, ids)
+            unit.once_committed(lambda: struck.update(ids))
+
+        webhooks.deliver(deps, self._posting(), [job.subject for job in batch], again=again, done=done)
+        return {job.id: FINISHED if job.id in struck else None for job in batch}
 
     def _replay(self, deps: Deps, batch: Sequence[Job]) -> Mapping[int, Exception | None]:
         webhooks.deliver(deps, self._posting(), deliveries.revive(deps, [job.subject for job in batch]))

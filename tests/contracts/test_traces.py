@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy import select
 
 from pki.core.errors import UnavailableError
+from pki.core.events import EventType
 from pki.server import tracing
 from pki.server.facts import Job
 from pki.server.services import deposits, jobs, notices, webhooks
 from pki.server.services.deps import Deps
 from pki.server.store import events as event_store
-from pki.server.store import outbox
+from pki.server.store import outbox, tables
 from tests.kit.facts import ACME
 from tests.kit.site import Instance, Site
 
@@ -79,6 +81,37 @@ def test_a_deposit_carries_its_request_to_the_webhook(site: Site, acme: Instance
         "webhook",
     )
     assert sorted(tracing.request_id(heard["traceparent"]) for heard in receiver.heard) == sorted(ids.values())
+
+
+@pytest.mark.parametrize("answer", [500, 410])
+def test_what_fails_does_so_for_its_own_request(site: Site, acme: Instance, globex: Instance, answer: int) -> None:
+    """One job tells a webhook several requests' events: the retry of each, and what is said of it, is its request's."""
+    hook = {"url": "https://203.0.113.1/", "types": ["keymailbox.deposit.available"]}
+    assert globex.post("/v1/webhooks", hook).status_code == 201
+    ids = [acme.deposit(acme.compose(globex)[1]).headers["x-request-id"] for _ in range(2)]
+    tracing._current.set(None)
+    work(site, "validate", validate, "deposit")
+    notices.sequence_events(site.deps, None)
+
+    class First(Receiver):
+        def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+            """Take the first only."""
+            return super().post(url, headers, body) if not self.heard else answer
+
+    def tell(deps: Deps, batch: Any) -> Mapping[int, Exception | None]:
+        webhooks.deliver(deps, First(), [job.subject for job in batch])
+        return {job.id: None for job in batch}
+
+    def waiting() -> list[str]:
+        with site.deps.store.read() as unit:
+            found = unit.connection.execute(select(tables.jobs.c.trace).where(tables.jobs.c.queue == "notify"))
+            return [tracing.request_id(trace) for trace in found.scalars()]
+
+    assert waiting() == ids[:1]
+    jobs.run(site.deps, "notify", {"webhook": tell})
+    with site.deps.store.read() as unit:
+        said = [trace for one, trace in event_store.traced(unit, 100) if one.type is EventType.WEBHOOK_DEAD]
+    assert [*waiting(), *map(tracing.request_id, said)] == ids[1:]
 
 
 @pytest.fixture

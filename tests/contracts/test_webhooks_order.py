@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
+from typing import Self
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.event import listen, remove
 
 from pki.core.errors import UnavailableError
 from pki.core.events import EventType
 from pki.server.services import jobs, notices, webhooks
+from pki.server.services.events import event
 from pki.server.store import events as event_store
 from pki.server.store import outbox, tables
 from pki.server.store import webhooks as webhook_store
@@ -91,6 +96,13 @@ def happen(office: Office, count: int) -> list[int]:
     return [one for one in positions(office) if one not in before]
 
 
+def waiting(office: Office) -> int:
+    """Return how many jobs there are."""
+    with office.store.read() as unit:
+        statement = select(tables.jobs.c.id).where(tables.jobs.c.queue == webhooks.QUEUE)
+        return len(unit.connection.execute(statement).all())
+
+
 def subscribe(office: Office) -> None:
     """Make the owner's webhook."""
     webhooks.register(office.deps, office.caller(ACME), URL, [EventType.DEPOSIT_AVAILABLE.value])
@@ -104,6 +116,24 @@ def test_posts_are_in_the_order_of_the_trail(office: Office) -> None:
     drain(office, receiver)
     assert receiver.taken == wanted
     assert receiver.most == 1
+
+
+def test_what_happens_together_is_one_job_of_each_webhook(office: Office) -> None:
+    """However many deliveries; the job is of the first of them, in its owner's lane, and tells them all."""
+    subscribe(office)
+    webhooks.register(office.deps, office.caller(GLOBEX), URL, [EventType.DEPOSIT_AVAILABLE.value])
+    wanted = happen(office, 150)
+    with office.store.read() as unit:
+        found = select(tables.jobs.c.lane, tables.deliveries.c.position).join_from(
+            tables.jobs, tables.deliveries, tables.jobs.c.subject == tables.deliveries.c.id
+        )
+        lanes = {(one.address.tenant, wanted[0]) for one in (ACME, GLOBEX)}
+        assert {tuple(row) for row in unit.connection.execute(found)} == lanes
+    assert waiting(office) == 2
+    receiver = Receiver()
+    assert work(office, receiver) == 2
+    assert sorted(receiver.taken) == sorted(wanted * 2)
+    assert waiting(office) == 0
 
 
 def test_what_comes_later_waits_for_what_failed(office: Office) -> None:
@@ -148,7 +178,8 @@ def test_one_that_is_dead_is_passed_over(office: Office) -> None:
 def test_several_workers_tell_one_webhook_in_order(office: Office) -> None:
     """Four at once: never two posts to one webhook at a time, and nothing left behind."""
     subscribe(office)
-    wanted = happen(office, 60)
+    wanted = [position for _ in range(12) for position in happen(office, 5)]
+    assert waiting(office) == 12
     receiver = Receiver()
     workers = [threading.Thread(target=drain, args=(office, receiver)) for _ in range(4)]
     for one in workers:
@@ -158,6 +189,66 @@ def test_several_workers_tell_one_webhook_in_order(office: Office) -> None:
     drain(office, receiver)
     assert receiver.taken == wanted
     assert receiver.most == 1
+
+
+class Interrupted:
+    """Has something done in a thread of its own just before one of this thread's statements or commits."""
+
+    def __init__(self, store: Store, at: int, work: Callable[[], None]) -> None:
+        self._store, self._at, self._mine = store, at, threading.get_ident()
+        self._other = threading.Thread(target=work)
+        self.reached = False
+
+    def __enter__(self) -> Self:
+        listen(self._store._engine, "before_cursor_execute", self._step)
+        listen(self._store._engine, "commit", self._step)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        remove(self._store._engine, "before_cursor_execute", self._step)
+        remove(self._store._engine, "commit", self._step)
+        if self.reached:
+            self._other.join(20)
+
+    def _step(self, *_: object) -> None:
+        self._at -= threading.get_ident() == self._mine
+        if self._at == 0 and not self.reached:
+            self.reached = True
+            self._other.start()
+            # It comes to its end, unless it waits for what this thread holds.
+            self._other.join(0.3)
+
+
+@pytest.mark.parametrize("seconds", [5.0, 0.0])
+def test_what_comes_at_any_moment_of_a_turn_is_told(
+    office: Office, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Another event, whose job another worker does: it finds the webhook taken, and who has it has to see the event."""
+    monkeypatch.setattr(webhooks, "_TURN_SECONDS", seconds)
+    webhooks.register(office.deps, office.caller(ACME), URL, [EventType.DEPOSIT_EXPIRED.value])
+    wanted: list[int] = []
+    receiver = Receiver()
+
+    def come() -> None:
+        told = event(EventType.DEPOSIT_EXPIRED, secrets.token_hex(16), office.clock.now(), ACME.address)
+        with office.store.unit() as unit:
+            event_store.append(unit, [told])
+        notices.sequence_events(office.deps, None)
+        wanted.append(notices.newest(office.deps))
+
+    def another() -> None:
+        come()
+        drain(office, receiver)
+
+    for at in count(1):
+        come()
+        with Interrupted(office.store, at, another) as interrupted:
+            work(office, receiver, limit=1)
+        drain(office, receiver)
+        assert (receiver.taken, receiver.most, waiting(office)) == (wanted, 1, 0), f"at step {at}"
+        if not interrupted.reached:
+            break
+    assert at > 20
 
 
 def test_a_turn_has_an_end(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,12 +311,13 @@ class Lost(Receiver):
         self._office, self._other, self._answer = office, other, answer
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Stand still for longer than the lease, seen from the other worker."""
+        """Stand still for longer than lease and claim, seen from the other worker."""
         if self.offered:
             return 500
         with self._office.store.unit() as unit:
             over = update(tables.leases).values(holder="vanished", until=self._office.clock.now())
             unit.connection.execute(over)
+            unit.connection.execute(update(tables.jobs).values(lease_until=self._office.clock.now()))
         drain(self._office, self._other)
         super().post(url, headers, body)
         return self._answer
@@ -313,11 +405,14 @@ def test_a_pause_is_not_cut_short(office: Office) -> None:
 
 
 def test_what_an_earlier_release_queued_is_told(office: Office) -> None:
-    """Without a position it gets one when its turn comes."""
+    """It had a job for each, and without a position one gets it when its turn comes."""
     subscribe(office)
     wanted = happen(office, 3)
     with office.store.unit() as unit:
         unit.connection.exec_driver_sql("UPDATE deliveries SET position = NULL")
+        others = select(tables.deliveries.c.id).where(tables.deliveries.c.id.not_in(select(tables.jobs.c.subject)))
+        ids = list(unit.connection.execute(others).scalars())
+        outbox.add(unit, webhooks.QUEUE, webhooks.JOB, ids, now=office.clock.now())
     receiver = Receiver()
     drain(office, receiver)
     assert receiver.taken == wanted

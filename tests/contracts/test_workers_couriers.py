@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 from collections.abc import Iterator
@@ -136,6 +137,38 @@ def test_what_may_take_its_worker_down_is_tried_alone(office: Office, hands: Han
         then.set()
         wait_until(lambda: hands.drain("notify") or not left(office), 30)
         assert (suspect.heard.count(told.id), len(late.heard)) == (3, 1)
+
+
+def test_nothing_is_forgotten_when_a_turn_ends(office: Office, hands: Hands) -> None:
+    """What happens at any moment of another's turn is told, in order and once, without the look for what is forgotten.
+
+    Who is woken for it goes away while another tells the webhook: that one has to see it, or leave a job.
+    """
+    chance, over = random.Random(7), threading.Event()
+    other = Hands(office.deps, ["notify"], patience=_SLOW)
+
+    def drain(worker: Hands) -> None:
+        while not over.is_set():
+            worker.drain("notify")
+
+    with sink() as receiver:
+        webhooks.register(office.deps, office.caller(ACME), receiver.url)
+        workers = [threading.Thread(target=drain, args=(one,)) for one in (hands, other)]
+        for one in workers:
+            one.start()
+        wanted: list[str] = []
+        try:
+            for number in range(60):
+                wanted += happen(office, 1 + number % 2)
+                # A turn takes about as long.
+                over.wait(chance.uniform(0, 0.02))
+            wait_until(lambda: not left(office), 20)
+        finally:
+            over.set()
+            for one in workers:
+                one.join()
+        assert receiver.heard == wanted
+    other.close()
 
 
 def test_what_breaks_is_told_though_nobody_waits(office: Office) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -45,9 +45,10 @@ MAX_WEBHOOKS = 10
 """An address has this many at most."""
 _LONGEST_URL = 2000
 _PARALLEL_HOOKS = 16
-_TURN = 16
+_POSTS = 64
+"""So many posts are written down together at most: what a killed worker has posted of them is posted again."""
 _TURN_SECONDS = 5.0
-"""A webhook's turn is this many posts, or as many as begin in this time; then others have theirs."""
+"""A webhook's turn is as many posts as begin in this time; then others have theirs."""
 _LEASE_TIME = timedelta(seconds=5)
 """Shorter than a job's claim: when the job of a killed worker is free again, so is its webhook."""
 _FORGOTTEN = timedelta(seconds=30)
@@ -127,13 +128,24 @@ def fan_out(unit: Unit, numbered: Sequence[tuple[Event, int, Trace | None]], now
         if hook.types is None or one.type.value in hook.types
     ]
     owners = {hook.id: hook.address.tenant for theirs in hooks.values() for hook in theirs}
-    lanes = {delivery.id: owners[delivery.webhook_id] for delivery, _ in new}
+    fresh = set(event_store.insert_deliveries(unit, [delivery for delivery, _ in new]))
+    # A job asks to look at its webhook, where all the others are found: each by itself cost more than its post.
+    firsts: dict[str, str] = {}
+    for delivery, _ in new:
+        if delivery.id in fresh:
+            firsts.setdefault(delivery.webhook_id, delivery.id)
     with tracing.carrying({delivery.id: trace for delivery, trace in new}):
-        fresh = event_store.insert_deliveries(unit, [delivery for delivery, _ in new])
-        outbox.add(unit, QUEUE, JOB, fresh, now=now, lanes=[lanes[one] for one in fresh])
+        outbox.add(unit, QUEUE, JOB, list(firsts.values()), now=now, lanes=[owners[hook] for hook in firsts])
 
 
-def deliver(deps: Deps, notifier: Notifier, ids: Sequence[str], *, again: Collection[str] = ()) -> None:
+def deliver(
+    deps: Deps,
+    notifier: Notifier,
+    ids: Sequence[str],
+    *,
+    again: Collection[str] = (),
+    done: Callable[[Unit], None] = lambda _: None,
+) -> None:
     """Tell the webhooks of these deliveries what is due: each its own, one after the other, in the order of the trail.
 
     A post that fails is tried again later, and what comes after it waits. After ten attempts, or at once when the
@@ -141,10 +153,13 @@ def deliver(deps: Deps, notifier: Notifier, ids: Sequence[str], *, again: Collec
     the next one has its turn. Those in ``again`` that are dead are tried once more, before what is newer.
 
     The jobs only ask to look. Who finds the webhook being told by another goes away, as that one looks again after
-    letting go; what may be forgotten in between, `look` finds.
+    letting go; what is forgotten all the same, `look` finds.
+
+    ``done`` is called in the unit that lets go of the webhook, or goes away from it, if all are one webhook's.
     """
     with deps.store.read() as unit:
         found = event_store.deliveries_by_ids(unit, ids)
+        untold = event_store.untold(unit, sorted({one.webhook_id for one in found}))
     dead = [one.id for one in found if one.state == "dead" and one.id in again]
     # Queued by an earlier release, which knew no order.
     lost = [one.id for one in found if one.state == "pending" and one.position is None]
@@ -153,13 +168,12 @@ def deliver(deps: Deps, notifier: Notifier, ids: Sequence[str], *, again: Collec
             delivery_store.revive(unit, dead)
             event_store.place(unit, [*dead, *lost])
     # Also for what was delivered: whoever did it may have been killed before what came next.
-    hooks = sorted({one.webhook_id for one in found if one.state != "dead" or one.id in dead})
-    if hooks:
-        # Most jobs find that their delivery went out with an earlier one's.
-        with deps.store.read() as unit:
-            hooks = event_store.untold(unit, hooks)
+    # Not where all was told with what an earlier job began.
+    mended = {one.webhook_id for one in found if one.id in dead or one.id in lost}
+    wanted = {one.webhook_id for one in found if one.state != "dead"}
+    hooks = sorted(mended | wanted.intersection(untold))
     if len(hooks) == 1:
-        _tell(deps, notifier, hooks[0])
+        _tell(deps, notifier, hooks[0], done)
     elif hooks:
         with ThreadPoolExecutor(min(_PARALLEL_HOOKS, len(hooks))) as pool:
             list(pool.map(lambda hook: _tell(deps, notifier, hook), hooks))
@@ -189,16 +203,13 @@ def look(deps: Deps) -> int:
 # One webhook's turn
 
 
-def _tell(deps: Deps, notifier: Notifier, hook_id: str) -> None:
+def _tell(deps: Deps, notifier: Notifier, hook_id: str, done: Callable[[Unit], None] = lambda _: None) -> None:
     leases, end = Leases(deps, _LEASE_TIME), time.monotonic() + _TURN_SECONDS
-    more = True
     with leases.renewed():
-        while more:
-            turn = _begin(deps, hook_id, leases)
-            if turn is None:
-                return
+        turn = _begin(deps, hook_id, leases, done)
+        while turn is not None:
             outcomes = _post_each(deps, notifier, turn, leases, end)
-            more = _conclude(deps, turn.hook, leases, outcomes, over=time.monotonic() > end)
+            turn = _conclude(deps, turn, leases, outcomes, done, over=time.monotonic() > end)
 
 
 def _post_each(deps: Deps, notifier: Notifier, turn: _Turn, leases: Leases, end: float) -> list[_Outcome]:
@@ -229,32 +240,50 @@ def _tell_of(one: Delivery, error: KeymailboxError, trace: Trace | None) -> None
     )
 
 
-def _begin(deps: Deps, hook_id: str, leases: Leases) -> _Turn | None:
+def _begin(deps: Deps, hook_id: str, leases: Leases, done: Callable[[Unit], None]) -> _Turn | None:
     """Take the webhook for a turn; None when nothing is due, or another has it."""
     now = deps.clock.now()
+    turn = None
     with deps.store.unit() as unit:
-        hook = webhook_store.webhook(unit, hook_id)
         first = event_store.pending(unit, hook_id, 1)
-        if hook is None or hook.disabled_at is not None or not first or _rests(first[0], now):
-            return None
-        if not leases.acquire(unit, _lease(hook_id)):
-            return None
-        # Read under the lease: who had it till now may just have told what was seen above.
-        pending = event_store.pending(unit, hook_id, _TURN)
-        if not pending or _rests(pending[0], now):
-            leases.release(unit, _lease(hook_id))
-            return None
-        told = event_store.told(unit, [EventId(one.event_id) for one in pending])
-        return _Turn(hook, [(one, *told[one.event_id]) for one in pending])
+        if first and not _rests(first[0], now) and leases.acquire(unit, _lease(hook_id)):
+            # Read under the lease: who had it till now may just have told what was seen above.
+            turn = _next(unit, hook_id, event_store.pending(unit, hook_id, _POSTS), now)
+            if turn is None:
+                leases.release(unit, _lease(hook_id))
+        if turn is None:
+            done(unit)
+    return turn
 
 
-def _conclude(deps: Deps, hook: Webhook, leases: Leases, outcomes: Sequence[_Outcome], *, over: bool) -> bool:
-    """Write down what came of a turn, and let go of the webhook; True when there may be more to do at once.
+def _next(unit: Unit, hook_id: str, pending: Sequence[Delivery], now: datetime) -> _Turn | None:
+    """Return what to tell a webhook of what is pending; None when nothing is due."""
+    if not pending or _rests(pending[0], now):
+        return None
+    hook = webhook_store.webhook(unit, hook_id)
+    if hook is None or hook.disabled_at is not None:
+        return None
+    told = event_store.told(unit, [EventId(one.event_id) for one in pending])
+    return _Turn(hook, [(one, *told[one.event_id]) for one in pending])
+
+
+def _conclude(
+    deps: Deps,
+    turn: _Turn,
+    leases: Leases,
+    outcomes: Sequence[_Outcome],
+    done: Callable[[Unit], None],
+    *,
+    over: bool,
+) -> _Turn | None:
+    """Write down what came of a turn and take the next, or let go of the webhook when nothing is due or time is over.
 
     Who lost the webhook on the way writes down what was taken, but no failure: how that goes on is another's to say.
     """
-    now = deps.clock.now()
-    with deps.store.unit() as unit:
+    now, hook = deps.clock.now(), turn.hook
+    with deps.store.unit() as unit, tracing.carrying(_traces(turn, outcomes)):
+        # Let go of first, and what is pending read then: who comes later waits for this commit and takes the webhook,
+        # and what those wrote who have gone away is seen here.
         still = leases.release(unit, _lease(hook.id))
         # What was removed while it was posted has no row any more, and what another told is done.
         left = delivery_store.hold_pending(unit, [one.delivery.id for one in outcomes])
@@ -264,12 +293,32 @@ def _conclude(deps: Deps, hook: Webhook, leases: Leases, outcomes: Sequence[_Out
         for one in outcomes:
             if still and one.error is not None and one.delivery.id in left:
                 _record(unit, one, one.error, hook, now)
-        following = event_store.pending(unit, hook.id, 1)
-        if over and following and not _rests(following[0], now):
-            outbox.add(unit, QUEUE, JOB, [following[0].id], now=now, lanes=[hook.address.tenant])
+        following = None
+        if still or over:
+            following = _next(unit, hook.id, event_store.pending(unit, hook.id, 1 if over else _POSTS), now)
+        if following is not None and over:
+            [(first, _, trace)] = following.items
+            with tracing.carrying({first.id: trace}):
+                outbox.add(unit, QUEUE, JOB, [first.id], now=now, lanes=[hook.address.tenant])
+            following = None
+        # Nobody can have come between: the row that was let go of is locked till the commit.
+        if following is not None and not leases.acquire(unit, _lease(hook.id)):
+            following = None
+        if following is None and (still or over):
+            done(unit)
     if not still:
         _log.warning("turn_lost", webhook=hook.id, posts=len(outcomes))
-    return not over
+        # In a unit of its own: another may hold the webhook, and wait for what was written down here.
+        return None if over else _begin(deps, hook.id, leases, done)
+    return following
+
+
+def _traces(turn: _Turn, outcomes: Sequence[_Outcome]) -> Mapping[str, Trace | None]:
+    """Return which request each delivery of a turn comes from, and what is said of its webhook when one failed."""
+    traces = {one.id: trace for one, _, trace in turn.items}
+    # Only the last can have failed.
+    failed = next((one.delivery.id for one in outcomes if one.error is not None), None)
+    return traces if failed is None else traces | {turn.hook.id: traces[failed]}
 
 
 def _rests(one: Delivery, now: datetime) -> bool:
