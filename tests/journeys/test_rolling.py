@@ -30,21 +30,13 @@ def doubled(services: Services, tmp_path: Path) -> Iterator[Installation]:
     database = new_database(services.postgres.url)
     try:
         with Installation(tmp_path / "server", database, services.rabbitmq.url) as installed:
-            installed.ports = dict(zip(("api-1", "api-2"), ports(2, installed.port), strict=True))
+            installed.ports = {name: free_port() for name in ("api-1", "api-2")}
             installed.variables |= {"KMB_DRAIN_SECONDS": "3", "KMB_PUBLIC_URL": installed.url}
             installed.start(*TWICE, *ONCE)
             with balancer(tmp_path, installed.port, list(installed.ports.values())):
                 yield installed
     finally:
         drop_database(database)
-
-
-def ports(count: int, taken: int) -> list[int]:
-    """Different ports that are free."""
-    found: set[int] = set()
-    while len(found) < count:
-        found |= {free_port()} - {taken}
-    return sorted(found)
 
 
 @dataclass

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ START_TRIES = 3
 APT_SECONDS = 480
 _PORTS = (10_240, 24_000)
 _DRAWN = random.SystemRandom()
+_ours: set[int] = set()
 
 T = TypeVar("T")
 
@@ -169,20 +171,44 @@ def with_other_ports(start: Callable[[], T]) -> T:
 
 
 def free_port() -> int:
-    """A loopback port that nobody has at this moment.
+    """A loopback port that nobody has at this moment, and that no other test process of this user is given.
 
     Below those of outgoing connections (from 32768 on Linux), which would take it while its process is being started
-    again; drawn, so that test processes side by side seldom draw the same.
+    again. A port is locked for as long as the test process that drew it lives: one that is free because its server is
+    just starting, or starting again, is not drawn by anybody else.
     """
     for _ in range(1000):
         port = _DRAWN.randrange(*_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
+        if _lock_port(port) and _is_free(port):
             return port
     raise OSError(f"no loopback port between {_PORTS[0]} and {_PORTS[1]} is free")
+
+
+def _lock_port(port: int) -> bool:
+    if port in _ours:
+        return False
+    try:
+        # A record lock on one byte: it goes with the process, however that ends.
+        fcntl.lockf(_lock_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _ours.add(port)
+    return True
+
+
+@cache
+def _lock_file() -> int:
+    # Never closed: closing any handle of the file would let go of every lock that this process has on it.
+    return os.open(Path(tempfile.gettempdir()) / f"kmb-ports-{os.geteuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
 
 
 def daemon_user(name: str) -> pwd.struct_passwd | None:

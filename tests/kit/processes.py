@@ -156,9 +156,7 @@ class Installation:
         for name in names:
             role = name.partition("-")[0]
             if name not in self.lookouts:
-                # A port that was free a moment ago may be the one that another of ours is about to take.
-                taken = {self.port, *self.lookouts.values()}
-                self.lookouts[name] = next(port for port in iter(free_port, None) if port not in taken)
+                self.lookouts[name] = free_port()
             log = self.logs / f"{name}-{secrets.token_hex(2)}.log"
             with log.open("ab") as output:
                 process = subprocess.Popen(

@@ -135,13 +135,14 @@ async def test_who_rests_is_in_nobodys_way(some: Shares, time: Time) -> None:
 @played
 async def test_lanes_take_turns_for_a_place(some: Shares, time: Time) -> None:
     """A long line does not get more than a short one."""
-    first, second = await _take(some, "a", 8), await _take(some, "b", 8)
+    half = shares.SHARED // 2
+    first, second = await _take(some, "a", half), await _take(some, "b", half)
     waiting = {lane: [asyncio.create_task(some.turn({}, lane)) for _ in range(20)] for lane in ("a", "b")}
     await _settled()
-    for scope in [*first[:4], *second[:4]]:
+    for scope in [*first, *second]:
         shares.end(scope)
     await _settled()
-    assert [sum(task.done() for task in tasks) for tasks in waiting.values()] == [4, 4]
+    assert [sum(task.done() for task in tasks) for tasks in waiting.values()] == [half, half]
     for task in [*waiting["a"], *waiting["b"]]:
         task.cancel()
     await asyncio.gather(*waiting["a"], *waiting["b"], return_exceptions=True)
@@ -151,15 +152,58 @@ async def test_lanes_take_turns_for_a_place(some: Shares, time: Time) -> None:
 async def test_strangers_have_the_least(some: Shares, time: Time) -> None:
     """By the address that they come from; they do not count as somebody who is there, and alone they have much."""
     lane = f"{shares.STRANGERS}127.0.0.1"
-    strangers = await _take(some, lane, shares.SHARED)
-    await _take(some, "acme", shares.ALONE)
-    waiting = asyncio.create_task(some.turn({}, lane))
-    for scope in strangers[:-4]:
+    theirs = shares.SHARED // shares.TIGHT
+    strangers = await _take(some, lane, 4 * theirs)
+    acme = await _take(some, "acme", shares.ALONE)
+    lines = [asyncio.create_task(some.turn({}, name)) for name in (lane, "acme")]
+    for scope in strangers[:-theirs]:
         shares.end(scope)
         await _settled()
-        assert not waiting.done()
-    shares.end(strangers[-4])
-    await waiting
+        assert not lines[0].done()
+    shares.end(strangers[-theirs])
+    await lines[0]
+    shares.end(acme[0])
+    await lines[1]
+
+
+@played
+async def test_who_has_a_line_lets_others_go_first(some: Shares, time: Time) -> None:
+    """While somebody is served who asks for little a line stands still; but not for long, less so with many there."""
+    watching = asyncio.create_task(some.watch())
+    flood = await _take(some, "flood", 1)
+    (quiet,) = await _take(some, "quiet", 1)
+    flood += await _take(some, "flood", shares.SHARED // 2 - 1)
+    told: list[dict[str, Any]] = [{} for _ in range(6)]
+    line = [asyncio.create_task(some.turn(scope, "flood")) for scope in told]
+    await _settled()
+    shares.end(flood.pop())
+    await _settled()
+    # The first of a line waits for nobody.
+    assert sum(task.done() for task in line) == 1
+    for scope in flood:
+        shares.end(scope)
+    await asyncio.sleep(3 * shares.LONGEST_PAUSE_SECONDS)
+    assert sum(task.done() for task in line) == 1
+    time.now += shares.YIELD_SECONDS
+    await asyncio.sleep(0.1)
+    assert sum(task.done() for task in line) == 2
+    shares.end(told[0])
+    for name in ("b", "c", "d"):
+        (scope,) = await _take(some, name, 1)
+        shares.end(scope)
+    time.now += shares.YIELD_SECONDS / 4
+    await asyncio.sleep(0.1)
+    assert sum(task.done() for task in line) == 3
+    shares.end(told[1])
+    await asyncio.sleep(3 * shares.LONGEST_PAUSE_SECONDS)
+    assert sum(task.done() for task in line) == 3
+    shares.end(quiet)
+    await asyncio.sleep(0.1)
+    assert sum(task.done() for task in line) > 3
+    watching.cancel()
+    for task in line:
+        task.cancel()
+    await asyncio.gather(*line, return_exceptions=True)
 
 
 @played

@@ -32,6 +32,8 @@ from pki.server.services.receipts import Answer
 from pki.server.settings import Settings
 
 Answering = Gathering[Answer, ReceiptRecord | KeymailboxError]
+FEW = 20
+"""So many items are written between two other requests."""
 _READING = frozenset({"GET", "HEAD"})
 
 P = ParamSpec("P")
@@ -213,6 +215,11 @@ def answer(content: object, status: int = 200, **fields: str) -> Response:
     """Return JSON; keyword names become header fields, ``_`` a hyphen."""
     named = {"Cache-Control": "no-store"} | {name.replace("_", "-"): value for name, value in fields.items()}
     return Response(json.dumps(content, separators=(",", ":")), status, named, bodies.JSON)
+
+
+async def long_answer(content: object, items: int) -> Response:
+    """Return JSON of so many items; of many in the thread pool, where it holds up no other request."""
+    return answer(content) if items <= FEW else await run(answer, content)
 
 
 def cached(request: Request, content: bytes, media_type: str, etag: str, cache_control: str) -> Response:

@@ -41,16 +41,19 @@ class Entrance:
         self.shares = Shares(time.monotonic)
         # Threads of their own: a commit never waits behind a hundred slow reports. SQLite has one writer anyway.
         at_once = _COMMITS_AT_ONCE if deps.store.dialect == "postgresql" else 1
-        self._executor = ThreadPoolExecutor(2 * at_once + 2, "gathering")
+        self._executor = ThreadPoolExecutor(4 * at_once + 1, "gathering")
         gathered = partial(Gathering, executor=self._executor)
+        # What waits for no disk does not wait for company either: a poll would be longer under way than it takes.
         self._finding: Gathering[str, Instance | None] = gathered(partial(calls.find, deps))
         self._reading: Gathering[Ticket, KeymailboxError | None] = gathered(
-            partial(calls.spend_for_reading, deps, Memory())
+            partial(calls.spend_for_reading, deps, Memory()), at_once=at_once, patient=False
         )
         self._changing: Gathering[Ticket, KeymailboxError | None] = gathered(
             partial(calls.spend_for_changes, deps), at_once=at_once
         )
-        self.numbers: Gathering[Address, int] = gathered(partial(mailbox.last_numbers, deps))
+        self.numbers: Gathering[Address, int] = gathered(
+            partial(mailbox.last_numbers, deps), at_once=at_once, patient=False
+        )
         """Where polls are gathered: the last number given out in a mailbox."""
         self._accepting: Gathering[Handed, list[Answer] | KeymailboxError] = gathered(
             partial(accept_all, deps), at_once=at_once, weigh=lambda handed: max(len(handed.items), 1)

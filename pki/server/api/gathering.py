@@ -24,7 +24,7 @@ class Gathering(Generic[A, B]):
     """While some batches are being committed the next one gathers; who is alone waits for nobody.
 
     ``at_once`` batches are under way at most. Where the last batch had several, the next one has a few milliseconds
-    of patience until about as many are there again.
+    of patience until about as many are there again, where a batch costs enough to be worth it.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Gathering(Generic[A, B]):
         *,
         executor: Executor | None = None,
         at_once: int = 1,
+        patient: bool = True,
         most: int = _MOST,
         room: int = _ROOM,
         weigh: Callable[[A], int] = lambda _: 1,
@@ -45,6 +46,7 @@ class Gathering(Generic[A, B]):
         self._service = service
         self._executor = executor
         self._at_once = at_once
+        self._patient = patient
         self._most = most
         self._room = room
         self._weigh = weigh
@@ -82,7 +84,7 @@ class Gathering(Generic[A, B]):
         self._due = False
         if not self._arrived or len(self._running) >= self._at_once:
             return
-        if self._weight * 2 > self._expected or self._impatient:
+        if self._weight * 2 > self._expected or self._impatient or not self._patient:
             self._start(loop)
         elif self._patience is None:
             self._patience = loop.call_later(_PATIENCE_SECONDS, self._lose_patience, loop)

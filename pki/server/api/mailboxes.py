@@ -11,7 +11,6 @@ from starlette.responses import Response
 from pki.core.errors import KeymailboxError
 from pki.server.api import answers, bodies, calls, problems
 from pki.server.api.deposits import deposit_object
-from pki.server.facts import DepositRecord
 from pki.server.services import mailbox
 
 router = APIRouter(prefix="/v1/mailboxes", tags=["mailboxes"])
@@ -36,15 +35,17 @@ async def poll(
     address = calls.address_in(tenant, instance)
     mailbox.check_page(call.caller, address, after, limit)
 
-    async def look() -> list[DepositRecord]:
+    def page() -> list[dict[str, Any]]:
+        return [deposit_object(one) for one in mailbox.page(call.deps, call.caller, address, after, limit)]
+
+    async def look() -> list[dict[str, Any]]:
         # Most polls find nothing: that is asked for many at once.
         if await call.entrance.numbers.submit(address) <= after:
             return []
-        return await calls.run(mailbox.page, call.deps, call.caller, address, after, limit)
+        return await calls.run(page)
 
-    records = await call.until([f"mailbox:{address}"], wait, look, bool)
-    last = records[-1].sequence if records else None
-    return calls.answer({"items": [deposit_object(record) for record in records], "next": last or after})
+    items = await call.until([f"mailbox:{address}"], wait, look, bool)
+    return await calls.long_answer({"items": items, "next": items[-1]["sequence"] if items else after}, len(items))
 
 
 @router.post(

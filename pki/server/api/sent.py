@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -21,5 +23,10 @@ async def page(call: calls.Signed, state: str = "", after: calls.Cursor = "", li
         wanted = DepositState(state) if state else None
     except ValueError:
         raise UsageError("There is no such state", on=f"state={state[:40]}", hint="state=available") from None
-    records, cursor = await calls.run(mailbox.sent, call.deps, call.caller, wanted, after, limit)
-    return calls.answer({"items": [deposit_object(record) for record in records], "next": cursor})
+
+    def found() -> tuple[list[dict[str, Any]], str | None]:
+        records, cursor = mailbox.sent(call.deps, call.caller, wanted, after, limit)
+        return [deposit_object(record) for record in records], cursor
+
+    items, cursor = await calls.run(found)
+    return await calls.long_answer({"items": items, "next": cursor}, len(items))

@@ -14,11 +14,11 @@ from pki.core.errors import BusyError
 
 ALONE = 128
 """How many requests of one tenant are under way at once while nobody else is there."""
-SHARED = 16
+SHARED = 4
 """How many of all tenants are while several are there: enough to keep a process busy, few enough to pass quickly."""
-TIGHT = 4
+TIGHT = 2
 """The same while the process does not keep up."""
-LEAST = 2
+LEAST = 1
 """How many each tenant may have under way, however many are there."""
 STRANGERS = "from "
 """How lanes begin of requests that nobody has signed, by the address that they come from."""
@@ -26,14 +26,19 @@ LINE, SHORT_LINE = 256, 32
 """How many requests of one tenant wait for their turn, alone and with others there; the next is told to come again."""
 PATIENCE_SECONDS = 5.0
 """How long one of them waits."""
+YIELD_SECONDS = 0.2
+"""While a request is under way of a tenant that has no line, who has one gets a turn this often, divided by how many
+others are there: a few who ask for little go first, many cannot keep anybody out."""
 REMEMBERED_SECONDS = 2.0
 """For how long a tenant counts as being there after its last request."""
 RETRY_SECONDS = 1
 LATE_SECONDS = 0.005
 """When what is due runs later than this, the process does not keep up."""
-LONGEST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 0.1
 """A turn of who has a line is followed by a pause as long as it was, longer while the process still does not keep up:
 this at most. What is left in between is for the others."""
+STRANGERS_PAUSE = 8
+"""After a stranger's the pause is so many times as long: what anybody may ask is answered quickly, and asked again."""
 AT_ONCE = 20
 """How many refusals of what got no turn are answered at once in a second; the others are held for one."""
 HELD_SECONDS = 1.0
@@ -74,6 +79,8 @@ class Shares:
         self._taken: Counter[str] = Counter()
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
         self._seen: OrderedDict[str, float] = OrderedDict()
+        self._passed: dict[str, float] = {}
+        """When each line was last let on."""
         self._room = SHARED
         self._pause = 0.0
         self._refused = (0, 0)
@@ -130,7 +137,8 @@ class Shares:
         """Give back a turn that was taken at ``since``, to who waits: one of each lane, in turn."""
         now = self._clock()
         if lane in self._lines and self._allowed(lane, now) < ALONE:
-            pause = min(LONGEST_PAUSE_SECONDS, max(self._pause, now - since))
+            length = (now - since) * (STRANGERS_PAUSE if lane.startswith(STRANGERS) else 1)
+            pause = min(LONGEST_PAUSE_SECONDS, max(self._pause, length))
             asyncio.get_running_loop().call_later(pause, self._give_back, lane)
         else:
             self._give_back(lane)
@@ -165,11 +173,16 @@ class Shares:
             elif not late:
                 self._pause = self._pause / 2 if self._pause > 0.001 else 0.0
             self._room = max(TIGHT, self._room // 2) if late else min(SHARED, self._room + 1)
+            # Who yields waits for time to pass, and not only for others to leave.
+            self._go_on()
 
     def _give_back(self, lane: str) -> None:
         self._taken[lane] -= 1
         if not self._taken[lane]:
             del self._taken[lane]
+        self._go_on()
+
+    def _go_on(self) -> None:
         now = self._clock()
         while waiting := [name for name in self._lines if self._taken[name] < self._allowed(name, now)]:
             for name in waiting:
@@ -178,10 +191,13 @@ class Shares:
                 # One that was just given up is not there to take it.
                 if not future.done():
                     self._taken[name] += 1
+                    self._passed[name] = now
                     future.set_result(None)
                 if line:
                     # At the end: the others are next.
                     self._lines[name] = line
+                else:
+                    self._passed.pop(name, None)
 
     def _allowed(self, lane: str, now: float) -> int:
         while self._seen and next(iter(self._seen.values())) < now - REMEMBERED_SECONDS:
@@ -189,9 +205,17 @@ class Shares:
         stranger = lane.startswith(STRANGERS)
         if len(self._seen) <= (0 if stranger else 1):
             return ALONE
+        if lane in self._lines and self._yields(lane, now):
+            return 0
         # Room for one more: who comes now and then finds it. What nobody has signed has the least of it.
         sharing = TIGHT if stranger else max(2, len(self._taken))
         return max(1 if stranger else LEAST, self._room // sharing)
+
+    def _yields(self, lane: str, now: float) -> bool:
+        others = len(self._seen) - (lane in self._seen)
+        if now >= self._passed.get(lane, 0.0) + YIELD_SECONDS / max(others, 1):
+            return False
+        return any(one not in self._lines and not one.startswith(STRANGERS) for one in self._taken)
 
     def _forget(self, lane: str, future: asyncio.Future[None]) -> None:
         line = self._lines.get(lane)
@@ -199,6 +223,7 @@ class Shares:
             line.remove(future)
             if not line:
                 del self._lines[lane]
+                self._passed.pop(lane, None)
 
 
 def end(scope: Scope) -> None:
