@@ -19,6 +19,9 @@ LOCK_ARGS ?=
 COMPILE = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config $(LOCK_ARGS)
 
+# As installed code is: compiled once, and not by each of the hundreds of processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv demo demo-covercrypt test test-issue fuzz chaos chaos-short check serve secrets rules openapi bench bench-wire bench-issue lock clean
