@@ -15,6 +15,9 @@ from pki.server.store.engine import Store
 from tests.contracts.conftest import Databases
 from tests.kit.previous import unpack
 
+_KNOWN = {"table crls has another primary key", "table crls has no constraint on number any more"}
+"""Lists are numbered by their issuer now. The previous release names no column where it inserts, so it goes on; a list
+that its issuer makes after `migrate` is shown by its API alone, until ours makes the next (docs/operations.md)."""
 _MIGRATE = "import sys; from pki.server.store.engine import Store; Store(sys.argv[1]).migrate()"
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
@@ -82,14 +85,15 @@ def broken(before: dict[str, Table], after: dict[str, Table], engine: Engine) ->
 
 
 def test_what_the_previous_release_uses_is_there(engine: Engine) -> None:
-    """No table, column, key or constraint is gone or narrower, and what is new fills itself."""
+    """No table, column, key or constraint is gone or narrower but those known, and what is new fills itself."""
     before = reflected(engine)
     assert {"deposits", "jobs", "events"} <= set(before)
     store = Store(engine.url.render_as_string(hide_password=False))
     store.migrate()
     store.close()
     engine.dispose()
-    assert broken(before, reflected(engine), engine) == []
+    # Exactly these: one that was mended is struck off here, too.
+    assert set(broken(before, reflected(engine), engine)) == _KNOWN
 
 
 def test_a_contraction_is_found(engine: Engine) -> None:
