@@ -196,7 +196,10 @@ class Hands:
         return {job.id: FINISHED if job.id in struck else None for job in batch}
 
     def _replay(self, deps: Deps, batch: Sequence[Job]) -> Mapping[int, Exception | None]:
-        webhooks.deliver(deps, self._posting(), deliveries.revive(deps, [job.subject for job in batch]))
+        subjects = [job.subject for job in batch]
+        deliveries.revive(deps, subjects)
+        # All of them: one may have been revived before, by a worker that was killed then.
+        webhooks.deliver(deps, self._posting(), subjects)
         return _done(batch)
 
     def _posting(self) -> WebhookNotifier:

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.event import listen, remove
 
-from pki.core.errors import UnavailableError
+from pki.core.errors import ForbiddenError, UnavailableError
 from pki.core.events import EventType
 from pki.server.services import jobs, notices, webhooks
 from pki.server.services.events import event
@@ -249,6 +249,36 @@ def test_what_comes_at_any_moment_of_a_turn_is_told(
         if not interrupted.reached:
             break
     assert at > 20
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+def test_what_was_given_up_takes_nothing_with_it(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job's own delivery is dead, and the worker killed at the next: the rest is told when the claim is over."""
+    subscribe(office)
+    wanted = happen(office, 4)
+
+    class Worker(Receiver):
+        """The target of the first is forbidden; at the second the worker dies."""
+
+        def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+            """Take no post."""
+            self.offered.append(int(json.loads(body)["sequence"]))
+            if len(self.offered) == 1:
+                raise ForbiddenError("a private address")
+            raise Killed
+
+    dies, receiver = Worker(), Receiver()
+    monkeypatch.setattr(webhooks, "_POSTS", 1)
+    with pytest.raises(Killed):
+        work(office, dies, limit=1)
+    assert dies.offered == wanted[:2]
+    office.clock.go_on(seconds=15)
+    drain(office, receiver)
+    assert receiver.taken == wanted[1:]
+    assert webhooks.look(office.deps) == 0
 
 
 def test_a_turn_has_an_end(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:

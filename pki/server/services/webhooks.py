@@ -167,11 +167,10 @@ def deliver(
         with deps.store.unit() as unit:
             delivery_store.revive(unit, dead)
             event_store.place(unit, [*dead, *lost])
-    # Also for what was delivered: whoever did it may have been killed before what came next.
+    # Whatever became of their own delivery: whoever told it, or gave it up, may have been killed before what came next.
     # Not where all was told with what an earlier job began.
     mended = {one.webhook_id for one in found if one.id in dead or one.id in lost}
-    wanted = {one.webhook_id for one in found if one.state != "dead"}
-    hooks = sorted(mended | wanted.intersection(untold))
+    hooks = sorted(mended | set(untold))
     if len(hooks) == 1:
         _tell(deps, notifier, hooks[0], done)
     elif hooks:

@@ -8,7 +8,7 @@ import socket
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,7 +127,7 @@ class _Wires:
             return self._loop
 
     async def _send(self, place: _Place, request: httpx2.Request) -> int:
-        wire = await self._wire(place)
+        wire, surplus = self._wire(place)
         try:
             # The timeouts of the request are for single reads; this one bounds the whole.
             async with asyncio.timeout(self._timeout):
@@ -141,10 +141,14 @@ class _Wires:
                         status = await _exchange(once, request)
         finally:
             wire.busy = False
+            for one in surplus:
+                with suppress(Exception):
+                    await one.pool.aclose()
         wire.used = True
         return status
 
-    async def _wire(self, place: _Place) -> _Wire:
+    def _wire(self, place: _Place) -> tuple[_Wire, Sequence[_Wire]]:
+        """Take a connection into use; also return those to close, which nobody can ask for any more."""
         # A pool for each connection: one for several asks all of them, at each post, whether they are alive.
         slot = next(slot for slot in ((*place, number) for number in count()) if not self._busy(slot))
         wire = self._kept.pop(slot, None) or _Wire(self._pool())
@@ -152,11 +156,7 @@ class _Wires:
         # As the last that was used.
         self._kept[slot] = wire
         idle = [old for old, one in self._kept.items() if not one.busy]
-        # Taken out before anything is awaited: meanwhile one of them may be asked for.
-        surplus = [self._kept.pop(old) for old in idle[: max(len(self._kept) - _KEPT, 0)]]
-        for one in surplus:
-            await one.pool.aclose()
-        return wire
+        return wire, [self._kept.pop(old) for old in idle[: max(len(self._kept) - _KEPT, 0)]]
 
     def _busy(self, slot: _Slot) -> bool:
         return slot in self._kept and self._kept[slot].busy
