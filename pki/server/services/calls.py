@@ -170,7 +170,6 @@ def spend_for_reading(deps: Deps, memory: Memory, tickets: Sequence[Ticket]) -> 
     Should the database crash just then, such a request can be read once more within its five minutes (ADR 19). While
     the disk is full they are remembered by this process alone, and reading goes on (ADR 27).
     """
-    known = [memory.used(ticket) for ticket in tickets]
     try:
         with deps.store.unit() as unit:
             store.may_be_lost(unit)
@@ -182,7 +181,11 @@ def spend_for_reading(deps: Deps, memory: Memory, tickets: Sequence[Ticket]) -> 
         with deps.store.read() as unit:
             own = _own(unit, tickets)
             good = [ticket for ticket, its in zip(tickets, own, strict=True) if its]
+        # Remembered before it is asked what is written, and asked for what is remembered after it was written: of two
+        # batches with the same nonce, one when space has just come back, the later one always sees the other.
+        here = [memory.use(one, now) for one in good]
+        with deps.store.read() as unit:
             written = store.seen(unit, [_nonce(one) for one in good])
-        return _judged(tickets, own, [not was and memory.use(one, now) for one, was in zip(good, written, strict=True)])
-    here = [was for was, its in zip(known, own, strict=True) if its]
+        return _judged(tickets, own, [new and not was for new, was in zip(here, written, strict=True)])
+    here = [memory.used(one) for one in good]
     return _judged(tickets, own, [new and not was for new, was in zip(fresh, here, strict=True)])
