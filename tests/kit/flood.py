@@ -103,7 +103,7 @@ def flooded(home: Path, to: Address, *, processes: int = 2, seconds: float = 600
             env={**os.environ, "KMB_HOME": str(home)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            preexec_fn=lambda: os.nice(19) and None,
+            preexec_fn=_give_way,
         )
         for _ in range(processes)
     ]
@@ -116,6 +116,11 @@ def flooded(home: Path, to: Address, *, processes: int = 2, seconds: float = 600
             # The end of its input is the end of the flood.
             output, _ = one.communicate(timeout=60)
             told.update(json.loads(output or b"{}"))
+
+
+def _give_way() -> None:
+    # Not only nice: it runs when nobody else on this machine wants to.
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class _Flood:

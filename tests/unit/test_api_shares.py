@@ -168,42 +168,56 @@ async def test_strangers_have_the_least(some: Shares, time: Time) -> None:
 
 @played
 async def test_who_has_a_line_lets_others_go_first(some: Shares, time: Time) -> None:
-    """While somebody is served who asks for little a line stands still; but not for long, less so with many there."""
+    """A line stands still while somebody is served who has none: for two of them, or a moment each."""
     watching = asyncio.create_task(some.watch())
-    flood = await _take(some, "flood", 1)
     (quiet,) = await _take(some, "quiet", 1)
-    flood += await _take(some, "flood", shares.SHARED // 2 - 1)
-    told: list[dict[str, Any]] = [{} for _ in range(6)]
+    flood = await _take(some, "flood", shares.SHARED // 2)
+    told: list[dict[str, Any]] = [{} for _ in range(8)]
     line = [asyncio.create_task(some.turn(scope, "flood")) for scope in told]
     await _settled()
-    shares.end(flood.pop())
-    await _settled()
-    # The first of a line waits for nobody.
-    assert sum(task.done() for task in line) == 1
-    for scope in flood:
-        shares.end(scope)
-    await asyncio.sleep(3 * shares.LONGEST_PAUSE_SECONDS)
-    assert sum(task.done() for task in line) == 1
-    time.now += shares.YIELD_SECONDS
-    await asyncio.sleep(0.1)
-    assert sum(task.done() for task in line) == 2
-    shares.end(told[0])
-    for name in ("b", "c", "d"):
+
+    async def served(leaves: dict[str, Any]) -> int:
+        shares.end(leaves)
+        await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
+        return sum(task.done() for task in line)
+
+    # Two have begun since it was let on: now it is its turn, once.
+    await asyncio.sleep(0)
+    for name in ("b", "c"):
         (scope,) = await _take(some, name, 1)
         shares.end(scope)
-    time.now += shares.YIELD_SECONDS / 4
-    await asyncio.sleep(0.1)
-    assert sum(task.done() for task in line) == 3
-    shares.end(told[1])
-    await asyncio.sleep(3 * shares.LONGEST_PAUSE_SECONDS)
-    assert sum(task.done() for task in line) == 3
+    assert await served(flood[0]) == 1
+    assert await served(flood[1]) == 1
+    for count in (1, 2):
+        (scope,) = await _take(some, "b", 1)
+        shares.end(scope)
+        await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
+        assert sum(task.done() for task in line) == count
+    # Who takes long is waited for no more.
+    assert await served(told[0]) == 2
+    time.now += shares.QUIET_SECONDS
+    assert await served(told[1]) > 2
     shares.end(quiet)
-    await asyncio.sleep(0.1)
-    assert sum(task.done() for task in line) > 3
     watching.cancel()
     for task in line:
         task.cancel()
     await asyncio.gather(*line, return_exceptions=True)
+
+
+@played
+async def test_who_holds_a_place_uses_up_no_line(some: Shares, time: Time) -> None:
+    """Long polls that wait to look again are no reason to turn new requests away."""
+    await _take(some, "other", 1)
+    busy = await _take(some, "acme", shares.SHARED // 2)
+    resting = [asyncio.create_task(some.enter("acme", patient=True)) for _ in range(shares.SHORT_LINE)]
+    await _settled()
+    assert not any(task.done() for task in resting)
+    some.look("acme")
+    for task in resting:
+        task.cancel()
+    await asyncio.gather(*resting, return_exceptions=True)
+    for scope in busy:
+        shares.end(scope)
 
 
 @played

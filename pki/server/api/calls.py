@@ -22,7 +22,7 @@ from pki.server.api import bodies, shares
 from pki.server.api.entrance import SMALL, Entrance
 from pki.server.api.gathering import Gathering
 from pki.server.api.places import Places
-from pki.server.api.shares import STRANGERS
+from pki.server.api.shares import LARGE, STRANGERS
 from pki.server.api.waiting import Waiting
 from pki.server.facts import Caller, ReceiptRecord
 from pki.server.services.calls import Ticket
@@ -142,7 +142,7 @@ async def signed(request: Request) -> Call:
 
 async def stranger(request: Request) -> None:
     """Wait for the turn of a request that anybody may make, among those from its address. Raises BusyError."""
-    await entrance_of(request).shares.turn(request.scope, _peer(request))
+    await entrance_of(request).shares.turn(request.scope, STRANGERS + _peer(request))
 
 
 def _is_large(named: Mapping[str, str]) -> bool:
@@ -151,7 +151,7 @@ def _is_large(named: Mapping[str, str]) -> bool:
 
 
 def _peer(request: Request) -> str:
-    return STRANGERS + (request.client.host if request.client else "")
+    return request.client.host if request.client else ""
 
 
 async def verified(request: Request, largest: int | None = None) -> Call:
@@ -165,7 +165,7 @@ async def verified(request: Request, largest: int | None = None) -> Call:
     entrance.look(named)
     if _is_large(named):
         # Reading takes long, and whose it is, is not proved yet.
-        await entrance.shares.turn(request.scope, f"{_peer(request)}, large")
+        await entrance.shares.turn(request.scope, LARGE + _peer(request))
     body = await signed_body(request, deps.settings, largest)
     shares.end(request.scope)
     ticket = await entrance.verify(request.method, url(request), named, body)

@@ -20,15 +20,16 @@ TIGHT = 2
 """The same while the process does not keep up."""
 LEAST = 1
 """How many each tenant may have under way, however many are there."""
-STRANGERS = "from "
-"""How lanes begin of requests that nobody has signed, by the address that they come from."""
+STRANGERS, LARGE = "from ", "large from "
+"""How lanes begin of requests that nobody has signed, and of large bodies that nobody has proved, by the address that
+they come from."""
 LINE, SHORT_LINE = 256, 32
 """How many requests of one tenant wait for their turn, alone and with others there; the next is told to come again."""
 PATIENCE_SECONDS = 5.0
 """How long one of them waits."""
-YIELD_SECONDS = 0.2
-"""While a request is under way of a tenant that has no line, who has one gets a turn this often, divided by how many
-others are there: a few who ask for little go first, many cannot keep anybody out."""
+YIELDS, QUIET_SECONDS = 2, 0.05
+"""While a request of a tenant without a line has just begun, who has a line lets it go first, but never more than so
+many of them for one of its own: a few who ask for little are served at once, and keep nobody out."""
 REMEMBERED_SECONDS = 2.0
 """For how long a tenant counts as being there after its last request."""
 RETRY_SECONDS = 1
@@ -79,8 +80,12 @@ class Shares:
         self._taken: Counter[str] = Counter()
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
         self._seen: OrderedDict[str, float] = OrderedDict()
-        self._passed: dict[str, float] = {}
-        """When each line was last let on."""
+        self._begun = 0
+        """How many requests of tenants found their turn without a line."""
+        self._passed: dict[str, int] = {}
+        """What that was when each line was last let on."""
+        self._patient: Counter[str] = Counter()
+        """How many in each line wait however long it takes: they hold a place already."""
         self._room = SHARED
         self._pause = 0.0
         self._refused = (0, 0)
@@ -97,7 +102,8 @@ class Shares:
         Nothing is counted: so it may be asked about who a request says that it is from.
         """
         line = self._lines.get(lane)
-        if line and len(line) >= (LINE if self._allowed(lane, self._clock()) == ALONE else SHORT_LINE):
+        room = LINE if self._allowed(lane, self._clock()) == ALONE else SHORT_LINE
+        if line and len(line) - self._patient[lane] >= room:
             raise BusyError("Too many requests of yours are under way", on=lane, retry_after=RETRY_SECONDS)
 
     async def turn(self, scope: Scope, lane: str) -> None:
@@ -109,15 +115,18 @@ class Shares:
     async def enter(self, lane: str, *, patient: bool = False) -> None:
         """Take a turn; raises BusyError after a while, unless ``patient``."""
         now = self._clock()
-        if not lane.startswith(STRANGERS):
+        known = _is_known(lane)
+        if known:
             self._seen[lane] = now
             self._seen.move_to_end(lane)
         line = self._lines.get(lane)
         if not line and self._taken[lane] < self._allowed(lane, now):
             self._taken[lane] += 1
+            self._begun += known
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lines.setdefault(lane, deque()).append(future)
+        self._patient[lane] += patient
         try:
             async with asyncio.timeout(None if patient else PATIENCE_SECONDS):
                 await future
@@ -128,6 +137,10 @@ class Shares:
             if isinstance(error, TimeoutError):
                 raise BusyError("Your requests take too long", on=lane, retry_after=RETRY_SECONDS) from None
             raise
+        finally:
+            self._patient[lane] -= patient
+            if not self._patient[lane]:
+                del self._patient[lane]
 
     def now(self) -> float:
         """Return the time that turns are measured by."""
@@ -184,14 +197,15 @@ class Shares:
 
     def _go_on(self) -> None:
         now = self._clock()
-        while waiting := [name for name in self._lines if self._taken[name] < self._allowed(name, now)]:
+        quiet = self._is_somebody_quiet(now)
+        while waiting := [name for name in self._lines if self._may_go_on(name, now, quiet=quiet)]:
             for name in waiting:
                 line = self._lines.pop(name)
                 future = line.popleft()
                 # One that was just given up is not there to take it.
                 if not future.done():
                     self._taken[name] += 1
-                    self._passed[name] = now
+                    self._passed[name] = self._begun
                     future.set_result(None)
                 if line:
                     # At the end: the others are next.
@@ -202,20 +216,23 @@ class Shares:
     def _allowed(self, lane: str, now: float) -> int:
         while self._seen and next(iter(self._seen.values())) < now - REMEMBERED_SECONDS:
             self._seen.popitem(last=False)
-        stranger = lane.startswith(STRANGERS)
-        if len(self._seen) <= (0 if stranger else 1):
+        if len(self._seen) <= _is_known(lane):
             return ALONE
-        if lane in self._lines and self._yields(lane, now):
-            return 0
+        if lane.startswith(LARGE):
+            # Whose they are is not proved yet, and most are tenants' batches: reading them costs little.
+            return self._room
         # Room for one more: who comes now and then finds it. What nobody has signed has the least of it.
-        sharing = TIGHT if stranger else max(2, len(self._taken))
-        return max(1 if stranger else LEAST, self._room // sharing)
+        sharing = TIGHT if lane.startswith(STRANGERS) else max(2, len(self._taken))
+        return max(LEAST, self._room // sharing)
 
-    def _yields(self, lane: str, now: float) -> bool:
-        others = len(self._seen) - (lane in self._seen)
-        if now >= self._passed.get(lane, 0.0) + YIELD_SECONDS / max(others, 1):
-            return False
-        return any(one not in self._lines and not one.startswith(STRANGERS) for one in self._taken)
+    def _may_go_on(self, lane: str, now: float, *, quiet: bool) -> bool:
+        yields = quiet and not lane.startswith(LARGE) and self._begun < self._passed.get(lane, 0) + YIELDS
+        return not yields and self._taken[lane] < self._allowed(lane, now)
+
+    def _is_somebody_quiet(self, now: float) -> bool:
+        """Tell whether a tenant that has no line has a turn since a moment; who takes long is waited for by nobody."""
+        last = now - QUIET_SECONDS
+        return any(self._seen.get(lane, 0.0) > last and lane not in self._lines for lane in self._taken)
 
     def _forget(self, lane: str, future: asyncio.Future[None]) -> None:
         line = self._lines.get(lane)
@@ -224,6 +241,10 @@ class Shares:
             if not line:
                 del self._lines[lane]
                 self._passed.pop(lane, None)
+
+
+def _is_known(lane: str) -> bool:
+    return not lane.startswith((STRANGERS, LARGE))
 
 
 def end(scope: Scope) -> None:
