@@ -144,12 +144,16 @@ class Client(Wire):
         supersedes: DepositId | None = None,
         respond_by: datetime | None = None,
     ) -> DepositId:
-        """Deposit; the same body under the same key again is the same deposit. ``respond_by``: an answer is due."""
-        headers = {"Idempotency-Key": idempotency_key} | ({"Supersedes": supersedes} if supersedes else {})
-        if respond_by is not None:
-            headers["Respond-By"] = messages.time_text(respond_by)
-        answer = self._call("POST", "/v1/deposits", body=body, content_type="application/cms", headers=headers)
-        return DepositId(messages.text(answer.json(), "id"))
+        """Deposit and return the id, as `deposit_one` does."""
+        return self.deposit_one(Handed(body, idempotency_key, supersedes, respond_by)).id
+
+    def deposit_one(self, one: Handed) -> Stored:
+        """Deposit; the same body under the same key again is the same deposit, wherever it stands by now."""
+        headers = {"Idempotency-Key": one.idempotency_key} | ({"Supersedes": one.supersedes} if one.supersedes else {})
+        if one.respond_by is not None:
+            headers["Respond-By"] = messages.time_text(one.respond_by)
+        answer = self._call("POST", "/v1/deposits", body=one.body, content_type="application/cms", headers=headers)
+        return _stored(answer.json())
 
     def deposit_many(self, handed: Sequence[Handed]) -> list[Stored | KeymailboxError]:
         """Deposit several at once, 100 at most; each gets its own answer, in order, or what is wrong with it.
@@ -266,6 +270,10 @@ def _deposited(item: Json, on: str) -> Stored | KeymailboxError:
     error = item.get("error")
     if error is not None:
         return error_of(messages.mapping(error), 400, on)
+    return _stored(item)
+
+
+def _stored(item: Json) -> Stored:
     return Stored(DepositId(messages.text(item, "id")), messages.text(item, "state"))
 
 

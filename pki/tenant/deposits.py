@@ -281,26 +281,33 @@ class Deposits:
             return
         for (one, peer), answer in zip(ready, told, strict=True):
             try:
+                stored = None
                 with self._noting(one):
                     if isinstance(answer, ReplayedError):
                         self._check_ours(one, answer)
                     elif isinstance(answer, KeymailboxError):
                         raise answer
+                    else:
+                        stored = answer
                 self._journal.sent.move(one.deposit_id, "received")
-                delivery = Delivery(one.deposit_id, one.recipient, one.name, "received", "", len(one.body or b""))
-                if wait > 0 or answer != Stored(one.deposit_id, "received"):
-                    delivery = self.follow(one, wait)
-                campaign.delivered.append(replace(delivery, peer=peer))
+                campaign.delivered.append(replace(self._begun(one, stored, wait), peer=peer))
             except KeymailboxError as error:
                 campaign.failed.append((one.recipient, error))
 
     def _deliver(self, one: Sent, now: datetime, wait: float) -> Delivery:
         """Wrap unless that is done, hand over, note. A lasting error ends the deposit; a passing one leaves it open."""
         one, peer = self._prepared(one, now)
+        stored = None
         if one.state == PREPARED:
             with self._noting(one):
-                self._hand_over(one)
-        return replace(self.follow(one, wait), peer=peer)
+                stored = self._hand_over(one)
+        return replace(self._begun(one, stored, wait), peer=peer)
+
+    def _begun(self, one: Sent, stored: Stored | None, wait: float) -> Delivery:
+        """Return where a deposit stands; asked for, unless the server has just said so and nobody waits for more."""
+        if wait > 0 or stored != Stored(one.deposit_id, "received"):
+            return self.follow(one, wait)
+        return Delivery(one.deposit_id, one.recipient, one.name, "received", "", len(one.body or b""))
 
     def _prepared(self, one: Sent, now: datetime) -> tuple[Sent, Peer | None]:
         """Fix a deposit's bytes, unless that is done; also the peer, where it was looked up for that."""
@@ -339,18 +346,15 @@ class Deposits:
         )
         return prepared, peer
 
-    def _hand_over(self, one: Sent) -> None:
-        handed = self._handed(one)
+    def _hand_over(self, one: Sent) -> Stored | None:
+        """Hand in and return the answer, None for what was there before under this id."""
+        stored = None
         try:
-            self._client.deposit(
-                handed.body,
-                idempotency_key=handed.idempotency_key,
-                supersedes=handed.supersedes,
-                respond_by=handed.respond_by,
-            )
+            stored = self._client.deposit_one(self._handed(one))
         except ReplayedError as error:
             self._check_ours(one, error)
         self._journal.sent.move(one.deposit_id, "received")
+        return stored
 
     def _handed(self, one: Sent) -> Handed:
         if one.body is None:

@@ -146,7 +146,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class Handed:
-    """A deposit that is handed in together with others."""
+    """A deposit that is handed in, alone or together with others."""
 
     body: bytes
     idempotency_key: str

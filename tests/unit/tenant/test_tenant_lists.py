@@ -121,6 +121,28 @@ def test_what_is_wrong_with_the_changes_costs_only_the_full_list(agent: Agent, c
     assert agent.server.asked == ["delta", "full"]
 
 
+def test_a_list_without_changes_is_asked_for_them_once(agent: Agent) -> None:
+    """In one process: the first list of a CA has none; the next is fetched whole, and from then on its changes."""
+    client = Client("http://127.0.0.1:1", None, lambda: NOW, sleep=lambda _: None, transport=agent.server)
+    authority = Authority(client, agent.journal, ca().root_der)
+
+    def looks() -> tuple[list[str], int]:
+        agent.server.asked.clear()
+        found = authority.crl(ca().issuing_der, NOW)
+        authority.count(found)
+        return list(agent.server.asked), found.number
+
+    agent.server.serves = {FULL: full(1, 5)}
+    assert looks() == (["full"], 1)
+    assert looks() == (["delta", "full"], 1)
+    assert looks() == (["full"], 1)
+    agent.server.serves = {FULL: full(2, 5, 6), DELTA: delta(2, 1, 6)}
+    assert looks() == (["full"], 2)
+    assert looks() == (["delta"], 2)
+    agent.server.serves = {FULL: full(3, 5, 6, 7), DELTA: delta(3, 2, 7)}
+    assert looks() == (["delta"], 3)
+
+
 def test_old_lists_and_old_changes_are_refused(agent: Agent) -> None:
     """A server that shows an earlier state, by either list or by both, is not believed."""
     agent.server.serves = {FULL: full(1, 5), DELTA: b""}
