@@ -61,13 +61,19 @@ def run(options: argparse.Namespace, place: Ground, ear: Sink, room: Path) -> in
     # Ctrl-C ends the harm, and what was done is judged all the same.
     signal.signal(signal.SIGINT, lambda *_: asked.set())
     kills = faults = 0
+    broken: list[str] = []
     began = time.monotonic()
     for kind in (one for one in plan(luck) if one not in options.without.split(",")):
         enough = (options.kills and kills >= options.kills) or (options.faults and faults >= options.faults)
         if asked.is_set() or enough or (options.seconds and time.monotonic() > began + options.seconds):
             break
         time.sleep(luck.uniform(0.1, 0.8))
-        done = KINDS[kind][1](place, luck)
+        try:
+            done = KINDS[kind][1](place, luck)
+        except Exception as error:
+            # The harm could not be done: what was done before is judged all the same, and the run has failed.
+            broken.append(f"HARM: {kind} failed: {type(error).__name__}: {error}")
+            break
         if not come_through(probe, target):
             for name, one in place.installation.running.items():
                 say(f"the end of what {name} wrote:\n{one.tail()[-1500:]}")
@@ -82,7 +88,7 @@ def run(options: argparse.Namespace, place: Ground, ear: Sink, room: Path) -> in
     say(f"{faults} faults, {kills} kills in {time.monotonic() - began:.0f} s; settling")
     everybody = [*tenants, probe, target]
     left = settle(place, everybody)
-    wrong = left + judge(place, everybody, ear, hooks)
+    wrong = broken + left + judge(place, everybody, ear, hooks)
     report(took, tenants)
     say(lateness(place))
     slow = [f"{what}: {up:.1f} s" for what, times in took.items() for _, up in times if up > options.bound]

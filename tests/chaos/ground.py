@@ -83,9 +83,11 @@ class Ground:
 
     def empty_broker(self, *, delete: bool) -> None:
         """Take all wake-ups out of the queues, or the queues themselves."""
-        with kombu.Connection(self._services["rabbitmq"].url, connect_timeout=5) as connection:
-            for name in QUEUES:
-                with suppress(*connection.channel_errors), connection.channel() as channel:
+        for name in QUEUES:
+            # A connection for each: a queue of which only the name is left (workers/consumer.py) closes it with 541.
+            with kombu.Connection(self._services["rabbitmq"].url, connect_timeout=5) as connection:
+                errors = (*connection.connection_errors, *connection.channel_errors)
+                with suppress(*errors), connection.channel() as channel:
                     queue = kombu.Queue(f"{self.installation.prefix}.{name}", channel=channel)
                     queue.delete() if delete else queue.purge()
 
