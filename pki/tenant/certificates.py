@@ -91,16 +91,17 @@ class Certificates:
         ``kdf`` is what others shall derive with; AlgorithmError when ``algorithm`` has no such choice.
         """
         preferred = prefer(algorithm, kdf)
+        identity = parse_certificate(self.active(CertificateKind.IDENTITY).der)
+        statement = Statement(identity.issuer_der, identity.serial)
         open_request = self._under_way(CertificateKind.ENCRYPTION)
         if open_request is not None:
-            if _asks_for(open_request, algorithm, preferred):
+            if _asks_for(open_request, algorithm, preferred) and parse_request(open_request.der).statement == statement:
                 return open_request
-            # Who asks for another kind of key does not get the earlier one: the server may have held that back.
+            # Who asks for another kind of key does not get the earlier one: the server may have held that back. And
+            # one that names an identity certificate which was renewed meanwhile is not taken any more.
             self._journal.own.reject_request(open_request.id)
-        identity = parse_certificate(self.active(CertificateKind.IDENTITY).der)
         key = self._holder.create_encryption(algorithm)
         spki = key_spki(key.algorithm, key.public_key)
-        statement = Statement(identity.issuer_der, identity.serial)
         der = encryption_request(
             self._address,
             spki,

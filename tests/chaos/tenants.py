@@ -81,7 +81,7 @@ class Tenant:
             for one in active[:1]:
                 agent.revoke(one.fingerprint, Reason.KEY_COMPROMISE)
         elif luck < _REVOKES + _RENEWS:
-            agent.renew(CertificateKind.ENCRYPTION, wait=10)
+            agent.renew(CertificateKind.IDENTITY, wait=10)
         name = agent.create_key(f"key-{self._random.getrandbits(64):016x}")
         agent.send_key(name, self._random.sample(others, k=min(2, len(others))), wait=0)
         agent.receive()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pki.core import links
-from pki.core.certificates import CertificateState, renewal_due
+from pki.core.certificates import CertificateKind, CertificateState, renewal_due
 from pki.core.errors import UnavailableError, UnknownRecipientError
 from pki.core.events import EventType
 from pki.core.tenants import Address
@@ -236,6 +236,21 @@ def test_renewal_is_taken_up_where_it_was_cut(homes: Homes, tmp_path: Path) -> N
             assert len(it.listed(acme.address, "encryption")) == before + 1
             it.active(acme, "encryption")
             it.active(acme, "identity")
+
+
+def test_a_request_that_names_an_earlier_identity_is_made_anew(homes: Homes, tmp_path: Path) -> None:
+    """It was written down and never arrived, and the identity certificate was renewed before it was tried again."""
+    with world(homes, tmp_path) as it:
+        acme = it.enrol("acme/eu-west")
+        wire = it.wires["acme/eu-west"]
+        wire.cut = path_ends("/certificate-requests", method="POST")
+        with pytest.raises(UnavailableError):
+            acme.publish()
+        wire.honest()
+        acme.renew(CertificateKind.IDENTITY)
+        published = acme.publish()
+        assert it.active(acme, "encryption").fingerprint == published.fingerprint
+        assert len(it.listed(acme.address, "encryption")) == 2
 
 
 def opened(done: Round) -> list[str]:
