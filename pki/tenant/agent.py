@@ -162,6 +162,9 @@ class Agent:
         self, algorithm: KeyAlgorithm = KemAlgorithm.COMPOSITE, *, kdf: Hkdf = Hkdf.SHA256, wait: float = WAIT
     ) -> OwnCertificate:
         """Publish a new encryption key; the earlier one opens what is under way. ``kdf``: senders' choice for a KEM."""
+        if self._certificates.is_under_way(CertificateKind.IDENTITY):
+            # The server may have the next identity certificate already, and takes no request that names the one before.
+            self.renew(CertificateKind.IDENTITY, wait=wait)
         return self._certificates.finish(self._certificates.encryption_request(algorithm, kdf), wait=wait)
 
     def renew(self, kind: CertificateKind, *, wait: float = WAIT) -> OwnCertificate:

@@ -273,6 +273,10 @@ class Certificates:
     def _access_key(self) -> VerifyingKey:
         return signatures.from_raw(self._holder.access_public(), SignatureAlgorithm.ED25519)
 
+    def is_under_way(self, kind: CertificateKind) -> bool:
+        """Tell whether a request was written down and has not come to its end."""
+        return self._under_way(kind) is not None
+
     def _under_way(self, kind: CertificateKind) -> OwnRequest | None:
         found = self._journal.own.open_request(kind.value)
         if found is None:

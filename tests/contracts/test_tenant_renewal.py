@@ -24,6 +24,7 @@ from pki.tenant.agent import Agent
 from pki.tenant.rounds import Round
 from tests.kit.desk import Desk, Wire, path_ends
 from tests.kit.office import SteppedClock
+from tests.kit.processes import wait_until
 from tests.kit.rollover import roll_over
 from tests.kit.site import Homes, Site
 
@@ -251,6 +252,21 @@ def test_a_request_that_names_an_earlier_identity_is_made_anew(homes: Homes, tmp
         published = acme.publish()
         assert it.active(acme, "encryption").fingerprint == published.fingerprint
         assert len(it.listed(acme.address, "encryption")) == 2
+
+
+def test_an_identity_that_was_not_taken_yet_is_taken_first(homes: Homes, tmp_path: Path) -> None:
+    """The server has issued it, and the answer was lost: a new encryption key is published under it all the same."""
+    with world(homes, tmp_path) as it:
+        acme = it.enrol("acme/eu-west")
+        wire = it.wires["acme/eu-west"]
+        wire.deaf = path_ends("/certificate-requests", method="POST")
+        with pytest.raises(UnavailableError):
+            acme.renew(CertificateKind.IDENTITY)
+        wire.honest()
+        wait_until(lambda: len(it.listed(acme.address, "identity")) == 2)
+        published = acme.publish()
+        assert it.active(acme, "encryption").fingerprint == published.fingerprint
+        it.active(acme, "identity")
 
 
 def opened(done: Round) -> list[str]:
