@@ -95,7 +95,7 @@ class Certificates:
         statement = Statement(identity.issuer_der, identity.serial)
         open_request = self._under_way(CertificateKind.ENCRYPTION)
         if open_request is not None:
-            if _asks_for(open_request, algorithm, preferred) and parse_request(open_request.der).statement == statement:
+            if _asks_for(open_request, algorithm, preferred, statement):
                 return open_request
             # Who asks for another kind of key does not get the earlier one: the server may have held that back. And
             # one that names an identity certificate which was renewed meanwhile is not taken any more.
@@ -293,10 +293,12 @@ class Certificates:
         return request
 
 
-def _asks_for(request: OwnRequest, algorithm: KeyAlgorithm, preferred: Capabilities | None) -> bool:
+def _asks_for(
+    request: OwnRequest, algorithm: KeyAlgorithm, preferred: Capabilities | None, statement: Statement
+) -> bool:
     asked = parse_request(request.der)
     found, _ = parse_spki(asked.spki)
-    return found.oid == algorithm.oid and asked.capabilities == preferred
+    return (found.oid, asked.capabilities, asked.statement) == (algorithm.oid, preferred, statement)
 
 
 _RENEW = {

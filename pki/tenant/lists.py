@@ -20,8 +20,8 @@ class Lists:
         self._journal = journal
         # What was verified in this process, by the digest of its bytes: a long list is read once.
         self._verified: dict[str, Crl] = {}
-        # Newest lists that no delta goes with, such as a CA's first.
-        self._alone: set[tuple[bytes, int]] = set()
+        # The number of each issuing CA's list that no delta went with, such as its first.
+        self._alone: dict[bytes, int] = {}
 
     def newest(self, issuing: bytes, now: datetime, *, at_least: int) -> Crl | None:
         """Return what an issuing CA's newest list says, signed and fresh; None when the server has none.
@@ -43,11 +43,11 @@ class Lists:
         """Return the list at hand with what has changed since; None where that cannot be."""
         ski = ca_key_identifier(issuing)
         held = self._held(ski, issuing, now)
-        if held is None or (ski, held.number) in self._alone:
+        if held is None or self._alone.get(ski) == held.number:
             return None
         der = self._client.delta(ski)
         if der is None:
-            self._alone = {(ski, held.number)} | {one for one in self._alone if one[0] != ski}
+            self._alone[ski] = held.number
             return None
         try:
             delta = verify_delta(der, issuing_der=issuing, now=now)

@@ -24,7 +24,7 @@ async def page(call: calls.Signed, state: str = "", after: calls.Cursor = "", li
     except ValueError:
         raise UsageError("There is no such state", on=f"state={state[:40]}", hint="state=available") from None
 
-    def found() -> tuple[list[dict[str, Any]], str | None]:
+    def found() -> tuple[list[dict[str, Any]], str]:
         records, cursor = mailbox.sent(call.deps, call.caller, wanted, after, limit)
         return [deposit_object(record) for record in records], cursor
 
