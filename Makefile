@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-covercrypt test test-issue fuzz chaos chaos-short check serve secrets rules openapi bench bench-wire bench-issue lock clean
+.PHONY: help venv demo demo-covercrypt test test-issue test-crash fuzz chaos chaos-short check serve secrets rules openapi bench bench-wire bench-issue lock clean
 
 help: ## list these commands
 	@echo "keymailbox: make <command>"
@@ -44,6 +44,9 @@ test: venv ## run the tests; PYTEST_ARGS="-k name" chooses
 test-issue: venv ## try 20,000 random certificate requests; KMB_TEST_SEED=N repeats a run
 	@KMB_TEST_REQUESTS=20000 $(BIN)/pytest -s tests/properties/test_certificates_random.py $(PYTEST_ARGS)
 
+test-crash: venv ## have each statement of each use case fail, where `make test` has one in five
+	@KMB_TEST_STATEMENTS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile tests/crash $(PYTEST_ARGS)
+
 fuzz: venv ## fuzz every decoder; SECONDS=600 for longer, FUZZ_ARGS="--decoder deposit" chooses
 	@$(BIN)/python -m fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
 
@@ -56,7 +59,7 @@ chaos: venv ## kill processes at random, 1,000 times, and look for what is lost;
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 chaos-short: venv ## the same in under five minutes, each kind of fault once; as CI does
-	@$(BIN)/python -m tests.chaos --faults 17 --seconds 150
+	@$(BIN)/python -m tests.chaos --faults 17 --seconds 240
 
 serve: venv ## run the whole service on loopback, with its database and broker
 	@$(BIN)/python -m tests.kit.serve

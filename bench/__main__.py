@@ -16,6 +16,10 @@ from tests.kit.services import Services, drop_database, new_database
 _RESULTS = Path("bench/results/latest.json")
 _PICTURE = Path("docs/performance.svg")
 _CLIENTS = (32, 128)
+_CROWD = 16
+"""How many tenants make the load beside which an exchange is measured."""
+_LONGEST_EXCHANGE = 0.6
+"""Seconds that one may take on average before the load is over."""
 
 
 def main() -> None:
@@ -25,7 +29,7 @@ def main() -> None:
     parser.add_argument("--exchanges", type=int, default=100, help="how many keys are handed over one after another")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each bare cost is measured")
     parser.add_argument(
-        "--rows", type=int, default=10**6, help="how many rows the largest table of the growth part has"
+        "--rows", type=int, default=10**7, help="how many rows the largest table of the growth part has"
     )
     parser.add_argument("--only", action="append", choices=sorted(_PARTS), help="only this part; may be repeated")
     parser.add_argument("--add", action="store_true", help="keep the figures of other parts that were measured before")
@@ -50,7 +54,7 @@ def main() -> None:
 def _sqlite(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
     insert = bare.sqlite_inserts(folder, options.seconds)
     with embedded(folder / "sqlite") as site:
-        return _exchanged(site, insert, options, folder)
+        return _measured(site, insert, options, folder)
 
 
 def _production(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
@@ -58,23 +62,31 @@ def _production(folder: Path, services: Services, options: argparse.Namespace) -
         plain = database.replace("postgresql+psycopg://", "postgresql://")
         insert = bare.postgresql_inserts(plain, _CLIENTS[0], options.seconds)
     with production(folder / "production", services) as site:
-        figures = _exchanged(site, insert, options, folder)
-        full = next(one.value for one in figures if "32 clients" in one.name)
-        return figures + _waited(site, options.exchanges, full)
+        return _measured(site, insert, options, folder)
+
+
+def _measured(site: BenchSite, insert: float, options: argparse.Namespace, folder: Path) -> list[Figure]:
+    figures = _exchanged(site, insert, options, folder)
+    full = next(one.value for one in figures if "32 clients" in one.name)
+    return figures + _waited(site, options.exchanges, full)
 
 
 def _waited(site: BenchSite, exchanges: int, full: float) -> list[Figure]:
     """Return how long a key takes with nothing besides, at half of the rate that was accepted, and at all of it.
 
-    Other tenants make the load; sender and recipient are agents on a stream.
+    Many other tenants make the load, since one alone would be held back for the others; sender and recipient are
+    agents on a stream.
     """
     figures = []
-    crowd, crowded = site.agent("umbrella/load"), site.agent("hooli/load")
-    for number, rate in enumerate((0.0, full / 2, full)):
-        sender, recipient = site.agent(f"acme/waits-{number}"), site.agent(f"globex/waits-{number}")
-        requests = accepting.single(crowd, crowded, int(rate * exchanges * 0.3)) if rate else []
+    crowd, crowded = [site.agent(f"umbrella-{number}/load") for number in range(_CROWD)], site.agent("hooli/load")
+    for under, rate in (("with nothing besides", 0.0), ("at half load", full / 2), ("at full load", full)):
+        place = under.replace(" ", "-")
+        sender, recipient = site.agent(f"acme/{place}"), site.agent(f"globex/{place}")
+        each = int(rate * exchanges * _LONGEST_EXCHANGE / _CROWD)
+        loads = [accepting.single(one, crowded, each) for one in crowd] if rate else []
+        requests = [request for together in zip(*loads, strict=True) for request in together]
         figures += latency.measure(
-            sender, recipient, database=site.database, exchanges=exchanges, rate=rate, requests=requests
+            site, sender, recipient, exchanges=exchanges, under=under, rate=rate, requests=requests
         )
     return figures
 
@@ -92,30 +104,30 @@ def _exchanged(site: BenchSite, insert: float, options: argparse.Namespace, fold
     if site.installation is None:
         select = bare.sqlite_selects(folder, bodies, collecting.PAGE)
     else:
-        select = bare.postgresql_selects(site.database, bodies, collecting.PAGE)
+        select = bare.postgresql_selects(site.installation.libpq_url, bodies, collecting.PAGE)
     figures.append(collecting.collected(site, ids, select))
     with bare.empty_route() as url:
         empty = bare.answered(url, count, 8)
     figures.append(collecting.polled(site, empty, count, 8))
-    return figures + memory.resident(site.name, site.processes(), f"after {total:,} deposits")
+    return figures + memory.resident(site.name, site.processes(), "at the end")
 
 
 def _workers(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
     count: int = options.deposits
-    figures: list[Figure] = []
-    for name, measure in (
-        ("validation", lambda url: draining.validation(folder / "v", url, services.rabbitmq.url, count)),
-        ("webhooks", lambda url: draining.posts(folder / "w", url, count)),
-    ):
-        (folder / name[:1]).mkdir()
-        with _database(services) as url:
-            figures += measure(url)
-    return figures
+    verifications = draining.bare_verifications()
+    figures = list(verifications)
+    with _database(services) as url:
+        figures += draining.validation(folder / "validating", url, services.rabbitmq.url, count, verifications)
+    figures += draining.embedded_validation(folder / "validating-embedded", count, verifications)
+    with _database(services) as url:
+        figures += draining.posts("PostgreSQL", folder / "posting", url, count)
+    embedded_url = f"sqlite:///{folder / 'posts.sqlite'}"
+    return figures + draining.posts("SQLite", folder / "posting-embedded", embedded_url, count)
 
 
 def _growth(folder: Path, services: Services, options: argparse.Namespace) -> list[Figure]:
     sizes = [size for size in (10**5, 10**6, 10**7) if size <= options.rows]
-    return growth.on_postgresql(sizes) + growth.on_sqlite([size for size in sizes if size <= 10**6])
+    return growth.on_postgresql(sizes) + growth.on_sqlite(sizes)
 
 
 @contextmanager

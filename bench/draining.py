@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import httpx2
 
-from bench import bare
+from bench import bare, reading
 from bench.figures import Figure, beside, within
-from bench.sites import composed, enrolled
+from bench.sites import composed, embedded, enrolled
 from pki.core.events import EventType
 from pki.server import bootstrap
 from pki.server.facts import Caller
@@ -42,11 +42,21 @@ _MEMORY_GOAL = 120.0
 _PATIENCE = 600.0
 
 
-def validation(folder: Path, database: str, broker: str, deposits: int, seconds: float = 2.0) -> list[Figure]:
+def bare_verifications(seconds: float = 2.0) -> list[Figure]:
+    """Return ML-DSA-65 verifications a second, on one core and on all: what validating is measured beside."""
+    return [
+        Figure("bare: ML-DSA-65 verifications, one core", bare.verifications(seconds), "1/s"),
+        Figure("bare: ML-DSA-65 verifications, all cores", verifications_on_all_cores(seconds), "1/s"),
+    ]
+
+
+def validation(
+    folder: Path, database: str, broker: str, deposits: int, verifications: Sequence[Figure]
+) -> list[Figure]:
     """Return deposits validated a second, all checks included, from a backlog, by one worker process and by two.
 
     ``database`` is empty and on PostgreSQL, ``broker`` is RabbitMQ. Relay and workers are processes of their own; the
-    database, the broker and they share the machine, as the bare verifications on all of its cores do not.
+    database, the broker and they share the machine, as the bare ``verifications`` on all of its cores do not.
     """
     installation = Installation(folder, database, broker, direct=True)
     figures: list[Figure] = []
@@ -61,17 +71,13 @@ def validation(folder: Path, database: str, broker: str, deposits: int, seconds:
         installation.stop()
         deps = bootstrap.build(load_settings(home=installation.home, database_url=login))
         try:
-            one, every = bare.verifications(seconds), verifications_on_all_cores(seconds)
-            figures += [
-                Figure("bare: ML-DSA-65 verifications, one core", one, "1/s"),
-                Figure("bare: ML-DSA-65 verifications, all cores", every, "1/s"),
-            ]
-            for count, (title, ceiling) in enumerate((("one worker process", one), ("two worker processes", every)), 1):
+            titles = ("one worker process", "two worker processes")
+            for count, (title, ceiling) in enumerate(zip(titles, verifications, strict=True), 1):
                 _backlog(deps, sender, bodies[(count - 1) * deposits : count * deposits])
-                rate, memory = _drained(installation, count, deposits)
+                rate, memory = _drained(installation, count)
                 goal = 0.75 if count == 2 else None
                 figures.append(
-                    beside(f"PostgreSQL + RabbitMQ: deposits validated, {title}", rate, "1/s", ceiling, goal)
+                    beside(f"PostgreSQL + RabbitMQ: deposits validated, {title}", rate, "1/s", ceiling.value, goal)
                 )
                 name = f"memory after {deposits} deposits, {title}"
                 figures.append(within(name, memory, "MB", _MEMORY_GOAL, memory / _MEMORY_GOAL, 1.0))
@@ -80,11 +86,30 @@ def validation(folder: Path, database: str, broker: str, deposits: int, seconds:
     return figures
 
 
-def posts(folder: Path, database: str, count: int, seconds: float = 2.0) -> list[Figure]:
+def embedded_validation(folder: Path, deposits: int, verifications: Sequence[Figure]) -> list[Figure]:
+    """Return deposits validated a second from a backlog by ``kmb-server dev``: one process, beside one core."""
+    with embedded(folder) as site:
+        sender = site.agent("acme/bench")
+        bodies = composed(sender, site.agent("globex/bench"), deposits)
+        database = site.database
+    deps = bootstrap.build(load_settings(home=folder / "server", database_url=database))
+    try:
+        _backlog(deps, sender, bodies)
+    finally:
+        deps.store.close()
+    begun = datetime.now(UTC)
+    with embedded(folder):
+        wait_until(lambda: reading.left(database, "validate") == 0, _PATIENCE)
+    rate = reading.validated(database, begun)
+    return [beside("SQLite: deposits validated, one process", rate, "1/s", verifications[0].value)]
+
+
+def posts(where: str, folder: Path, database: str, count: int, seconds: float = 2.0) -> list[Figure]:
     """Return webhooks posted a second to ten receivers, beside a bare client's posts to one of them, one by one.
 
     ``database`` is empty. One process posts, in the order of the trail for each receiver; all ten are one server.
     """
+    folder.mkdir()
     store = Store(database)
     store.migrate()
     try:
@@ -106,8 +131,8 @@ def posts(folder: Path, database: str, count: int, seconds: float = 2.0) -> list
                 hands.drain("notify")
             rate = len(told) * _HOOKS / (time.perf_counter() - begun)
         return [
-            Figure("bare: posts by one httpx2 client, one by one", bare_rate, "1/s"),
-            beside(f"webhooks posted, {_HOOKS} receivers, one process", rate, "1/s", bare_rate),
+            Figure(f"{where}, bare: posts by one httpx2 client, one by one", bare_rate, "1/s"),
+            beside(f"{where}: webhooks posted, {_HOOKS} receivers, one process", rate, "1/s", bare_rate),
         ]
     finally:
         store.close()
@@ -141,26 +166,15 @@ def _backlog(deps: Deps, sender: Agent, bodies: list[bytes]) -> None:
             raise RuntimeError(f"not accepted: {answers[0]}")
 
 
-def _drained(installation: Installation, workers: int, deposits: int) -> tuple[float, float]:
-    """Have a backlog drained; return deposits a second, by the times of the first and the last batch, and MB."""
+def _drained(installation: Installation, workers: int) -> tuple[float, float]:
+    """Have a backlog drained; return deposits a second, and MB."""
     names = ("validator", *(f"validator-{number}" for number in range(2, workers + 1)))
     begun = datetime.now(UTC)
     installation.start("relay", *names)
-
-    def left() -> int:
-        [(count,)] = installation.sql("SELECT count(*) FROM jobs WHERE queue = 'validate'")
-        return int(count)
-
-    wait_until(lambda: left() == 0, _PATIENCE)
+    wait_until(lambda: reading.left(installation.database_url, "validate") == 0, _PATIENCE)
     memory = max(_memory(installation.running[name].process.pid) for name in names)
     installation.stop("relay", *names)
-    # The start is not counted, so the batch that begins last is not either.
-    [(first, last, before)] = installation.sql(
-        "WITH those AS (SELECT validated_at AS at, max(validated_at) OVER () AS latest FROM deposits"
-        " WHERE validated_at > %s) SELECT min(at), max(at), count(*) FILTER (WHERE at < latest) FROM those",
-        begun,
-    )
-    return before / (last - first).total_seconds(), memory
+    return reading.validated(installation.database_url, begun), memory
 
 
 def _memory(parent: int) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.figures import Figure
 
-_ROW, _LEFT, _WIDE, _TOP = 22, 470, 330, 46
+_ROW, _LEFT, _WIDE, _TOP = 22, 620, 330, 46
 _MET, _MISSED, _INK, _PAPER = "#2a7f4f", "#b5542b", "#333333", "#ffffff"
 
 

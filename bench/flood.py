@@ -19,7 +19,7 @@ def measure(folder: Path, services: Services, *, deposits: int = 300, rounds: in
     """Return the figures: alone and flooded in turn, since the machine has moods; the median round counts."""
     database = new_database(services.postgres.url)
     try:
-        with Installation(folder / "flood", database, services.rabbitmq.url) as installed:
+        with Installation(folder / "flood", database, services.rabbitmq.url, direct=True) as installed:
             installed.start()
             with Members(installed, folder / "members") as members:
                 quiet, friend, flood = (members.enrol(name) for name in ("quiet/main", "friend/main", "flood/main"))
@@ -27,9 +27,9 @@ def measure(folder: Path, services: Services, *, deposits: int = 300, rounds: in
                 pairs, told = [], Counter[str]()
                 for _ in range(rounds):
                     alone = feel(quiet, friend.address, deposits)
-                    with flooded(members.home("flood/main"), flood.address) as answered:
+                    with flooded(members.home("flood/main"), flood.address) as felt:
                         pairs.append((alone, feel(quiet, friend.address, deposits)))
-                    told += answered
+                    told += felt.told
         return _figures(pairs, told)
     finally:
         drop_database(database)

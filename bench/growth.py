@@ -60,6 +60,8 @@ class Filled:
     def __init__(self, url: str, home: Path) -> None:
         self.url = url
         self.rows = 0
+        self.every = 1
+        """In one of so many rounds, of those that were filled in last, deposits have all that belongs to them."""
         self.clock = Clock()
         store = Store(url)
         store.migrate()
@@ -81,9 +83,10 @@ class Filled:
                 tenants.insert_instance(unit, _instance(address))
 
     def fill(self, rows: int, share: float = 1.0) -> None:
-        """Bring it to so many deposits; a ``share`` of them has receipts, events and idempotency keys."""
+        """Bring it to so many deposits; a ``share`` of the new ones has receipts, events and idempotency keys."""
+        self.every = round(1 / share)
         dialect = self.engine.dialect.name
-        indexes = _without_indexes(self.engine) if dialect == "postgresql" else []
+        indexes = _without_indexes(self.engine)
         while self.rows < rows:
             upto = min(rows, self.rows + _CHUNK)
             with self.engine.begin() as connection:
@@ -91,13 +94,14 @@ class Filled:
                     # What is made here fits together: nothing has to be looked up for each row.
                     connection.execute(text("SET LOCAL session_replication_role = replica"))
                 for statement in _statements(dialect):
-                    connection.execute(text(statement), _values(dialect, self.rows, upto, share))
+                    connection.execute(text(statement), _values(dialect, self.rows, upto, self.every))
             self.rows = upto
             self.clock.moment = _BEGIN + upto * _STEP
             retention.prepare(self.deps)
         with self.engine.begin() as connection:
-            for statement in indexes:
+            if dialect == "postgresql":
                 connection.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
+            for statement in indexes:
                 connection.execute(text(statement.replace(":", "\\:")))
         with self.engine.begin() as connection:
             _count_mailboxes(connection, rows)
@@ -111,9 +115,10 @@ class Filled:
             assert len(mailbox.page(self.deps, Caller(_instance(address)), address, after, _PAGE)) == _PAGE
 
     def follow(self) -> None:
-        """Read the newest events of an address."""
+        """Read the newest fifty events of an address."""
         address = parse_address(f"r{secrets.randbelow(_PARTIES):02}/main")
-        notices.events(self.deps, Caller(_instance(address)), self.rows - 50 * _PARTIES, _PAGE)
+        after = self.rows - 50 * _PARTIES * self.every
+        assert len(notices.events(self.deps, Caller(_instance(address)), after, _PAGE)) == 50
 
     def insert(self, count: int = 1) -> None:
         """Store deposits as one commit of the API does, once they are read."""
@@ -169,6 +174,8 @@ def growth(url: Callable[[], str], where: str, sizes: list[int], samples: int) -
                 start = time.perf_counter()
                 # A tenth of what belongs to ten million deposits is enough to see its cost grow, and fits on a disk.
                 much.fill(size, share=1.0 if size <= 1_000_000 else 0.1)
+                # What was measured before has filled tables that were empty when they were looked at.
+                _settle_down(little.engine)
                 print(f"{where}: filled to {size:,} in {time.perf_counter() - start:.0f} s", flush=True)
                 figures += measure(where, little, much, samples)
         finally:
@@ -249,25 +256,27 @@ def _bulk_engine(url: str) -> Engine:
 
 def _without_indexes(engine: Engine) -> list[str]:
     """Drop the indexes that keep no rule, and return how to make them again: at once is quicker than row by row."""
-    found = text(
+    found = (
         "SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) FROM pg_index i"
         " JOIN pg_class c ON c.oid = i.indrelid WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
         " AND NOT i.indisunique AND NOT c.relispartition"
     )
+    if engine.dialect.name == "sqlite":
+        found = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql NOT LIKE 'CREATE UNIQUE %'"
     with engine.begin() as connection:
-        indexes = connection.execute(found).all()
+        indexes = connection.execute(text(found)).all()
         for name, _ in indexes:
             connection.execute(text(f"DROP INDEX {name}"))
     return [definition for _, definition in indexes]
 
 
-def _values(dialect: str, start: int, end: int, share: float) -> dict[str, object]:
+def _values(dialect: str, start: int, end: int, every: int) -> dict[str, object]:
     microseconds = int(_BEGIN.timestamp()) * 1_000_000
     values: dict[str, object] = {
         "start": start,
         "end": end,
         "parties": _PARTIES,
-        "every": round(1 / share),
+        "every": every,
         "begin": _BEGIN if dialect == "postgresql" else microseconds,
         "step": _STEP if dialect == "postgresql" else _STEP // timedelta(microseconds=1),
     }
@@ -302,7 +311,8 @@ def _statements(dialect: str) -> list[str]:
     settled = f"CASE WHEN i % 100 IN (7, 8) THEN NULL ELSE {moment} END"
     place = "i / :parties + 1"
     where = f"FROM {numbers}"
-    part = "WHERE i % :every = 0"
+    # Whole rounds, so that everybody has some.
+    part = "WHERE i / :parties % :every = 0"
     return [
         "INSERT INTO deposits (id, sender, recipient, state, sequence, body, body_sha256, body_sha512, size, key_id,"
         " key_version, purpose, signing_time, received_at, expires_at, validated_at, collected_at, settled_at,"

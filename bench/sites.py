@@ -30,7 +30,7 @@ PRODUCTION = "PostgreSQL + RabbitMQ"
 
 @dataclass
 class BenchSite:
-    """A running server. ``database`` is a libpq URL, or the path of the SQLite file; ``processes`` by role."""
+    """A running server. ``database`` is SQLAlchemy's URL; ``processes`` by role."""
 
     name: str
     url: str
@@ -83,10 +83,10 @@ def composed(sender: Agent, recipient: Agent, count: int, *, key: str = "bench")
 
 @contextmanager
 def embedded(folder: Path) -> Iterator[BenchSite]:
-    """Run ``kmb-server dev``: one process, SQLite."""
-    folder.mkdir()
+    """Run ``kmb-server dev``, again when it has run in this folder: one process, SQLite."""
+    folder.mkdir(exist_ok=True)
     port, home = free_port(), folder / "server"
-    with (folder / "server.log").open("wb") as log, ExitStack() as stack:
+    with (folder / "server.log").open("ab") as log, ExitStack() as stack:
         command = [sys.executable, "-m", "workers.cli", "dev", "--home", str(home), "--port", str(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_clean())
         try:
@@ -95,7 +95,7 @@ def embedded(folder: Path) -> Iterator[BenchSite]:
             yield BenchSite(
                 SQLITE,
                 url,
-                str(home / "keymailbox.sqlite"),
+                f"sqlite:///{home / 'keymailbox.sqlite'}",
                 folder,
                 lambda: {"dev": process.pid},
                 lambda tenant: _invite(home, tenant),
@@ -119,7 +119,7 @@ def production(folder: Path, services: Services, *processes: str) -> Iterator[Be
             yield BenchSite(
                 PRODUCTION,
                 installation.url,
-                installation.libpq_url,
+                database,
                 folder,
                 lambda: {name: one.process.pid for name, one in installation.running.items()},
                 lambda tenant: _invitation(installation.invite(tenant)),

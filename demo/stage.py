@@ -23,8 +23,8 @@ from urllib.request import ProxyHandler, build_opener
 from rich.console import Console
 from rich.markup import escape
 
-_PATIENCE = 60.0
-_STARTING = 30.0
+_PATIENCE = 120.0
+_STARTING = 120.0
 _LONG_HEX = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{16,}\b")
 
 

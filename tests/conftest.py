@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kit.canary import tap
 from tests.kit.members import Members, Pair
 from tests.kit.processes import Installation
 from tests.kit.services import Services, drop_database, new_database
+
+# How long an example takes says something of the machine.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+_LONG = ("test_server_cli.py",)
+"""Files that take minutes and would come last: each is one process's work, and the others would wait for it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long ones; all else keeps its order."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="session")

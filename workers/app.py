@@ -20,6 +20,10 @@ TASK = "keymailbox.drain"
 QUEUES_VARIABLE = "KMB_QUEUES"
 """The queues that a worker serves, with commas between: its child processes are told by the environment."""
 
+ANSWER_SECONDS = 15
+"""For how long RabbitMQ may say nothing when it was asked, such as while it has no leader for a queue: by default for
+ever, and a signal is not heard meanwhile."""
+
 TASK_SECONDS = 120
 """A task that runs longer is killed; far below the 30 minutes after which RabbitMQ gives up on a consumer."""
 
@@ -88,6 +92,8 @@ def make_app(settings: Settings) -> Application:
         broker_connection_retry_on_startup=True,
         broker_connection_retry=True,
         broker_connection_max_retries=None,
+        # And a queue may be deleted between its declaration and its consumption: workers.consumer sorts these out.
+        broker_channel_error_retry=True,
         broker_connection_timeout=5,
         broker_transport_options=_transport_options(settings, kind),
         # After a connection loss the broker delivers again: the first run stops, so that two do not run side by side.
@@ -160,7 +166,7 @@ def _queue(settings: Settings, name: str, kind: str) -> Queue:
 def _transport_options(settings: Settings, kind: str) -> dict[str, Any]:
     if kind == "amqp":
         # Without confirms a publish into a dying connection is lost without a word.
-        return {"confirm_publish": True}
+        return {"confirm_publish": True, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
     if kind == "redis":
         # A wake-up that a dead worker held comes back soon; a half-open connection is noticed.
         return {
@@ -168,6 +174,7 @@ def _transport_options(settings: Settings, kind: str) -> dict[str, Any]:
             "global_keyprefix": f"{settings.queue_prefix}:",
             "visibility_timeout": 2 * TASK_SECONDS,
             "socket_connect_timeout": 5,
+            "socket_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 15,
         }

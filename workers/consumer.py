@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+import time
 from functools import partial
 from typing import Any
 
 import structlog
+from amqp.exceptions import ConsumerCancelled
 from celery import bootsteps
+from celery.utils.threads import bound_open_broker_sockets  # type: ignore[attr-defined]  # newer than the stubs
 from celery.worker import consumer
 from celery.worker import state as worker_state
-from kombu import Connection, Queue
+from kombu import Connection
+
+from workers.broken import INTERNAL_ERROR, NOT_FOUND, Watch, remove_broken
 
 _log = structlog.get_logger("consumer")
 
@@ -19,8 +22,14 @@ _DELAYED_DELIVERY = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 _LOOK_SECONDS = 2.0
 _RETRY_SECONDS = 1
 """Celery asks for a broker that is away more and more seldom, up to every half minute, and would be that late."""
-_INTERNAL_ERROR = 541
-"""RabbitMQ's reply code (AMQP 0-9-1) for whoever would consume a quorum queue of which only the name is left."""
+
+_FAREWELL_SECONDS = 2.0
+"""For how long to wait for the broker's answer at the end: Celery would for ever. What it did not hear that we have
+done comes once more, and a wake-up too many does no harm."""
+
+_DELETED_SECONDS = 1.0
+"""How long to wait before a queue that is being deleted is declared anew: RabbitMQ says so before it has done it. What
+is declared meanwhile may become a name that can be neither used nor declared (``cluster_not_formed``)."""
 
 # The type stubs have no consumer that can be subclassed.
 _Consumer: Any = consumer.Consumer
@@ -35,27 +44,10 @@ def asking_often(connection: Connection) -> Connection:
     return connection
 
 
-def remove_unread(connection: Connection, names: Iterable[str]) -> None:
-    """Delete those of our queues that nobody consumes, so that they are declared anew.
+class _Looking(bootsteps.StartStopStep):
+    """Looks at something now and then, from the worker's event loop.
 
-    A RabbitMQ that is killed just after a quorum queue was declared may keep the queue's name without the queue, which
-    can then be declared, and never be consumed. Nothing is lost: messages are wake-ups, and the relay sends them again.
-    """
-    for name in names:
-        with suppress(*connection.connection_errors, *connection.channel_errors), connection.channel() as channel:
-            queue = Queue(name, channel=channel)
-            # What it returns is more than its types say: the broker's whole answer.
-            answer: Any = queue.queue_declare(passive=True)
-            if answer.consumer_count == 0:
-                queue.delete()
-                _log.warning("queue_deleted", queue=name, why="the broker cannot have it consumed")
-
-
-class Listening(bootsteps.StartStopStep):
-    """Connects again when the worker is alive and deaf.
-
-    On Redis an acknowledgement that fails is logged and forgotten, yet the message counts as in hand; at a prefetch of
-    one, the worker then asks for no other, and so never notices that the connection is gone (celery issues 8030, 8091).
+    The loop takes what a look raises for a lost connection, which it is, and connects again.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -64,11 +56,9 @@ class Listening(bootsteps.StartStopStep):
         """Look at nothing yet."""
         super().__init__(parent, **kwargs)
         self._entry: Any = None
-        self._suspected = False
 
     def start(self, parent: Any) -> None:
         """Look now and then, where there is an event loop to look from."""
-        self._suspected = False
         if parent.hub is not None:
             self._entry = parent.timer.call_repeatedly(_LOOK_SECONDS, self._look, (parent,))
 
@@ -79,13 +69,56 @@ class Listening(bootsteps.StartStopStep):
             entry.cancel()
 
     def _look(self, parent: Any) -> None:
+        raise NotImplementedError
+
+
+class Listening(_Looking):
+    """Connects again when the worker is alive and deaf.
+
+    On Redis an acknowledgement that fails is logged and forgotten, yet the message counts as in hand; at a prefetch of
+    one, the worker then asks for no other, and so never notices that the connection is gone (celery issues 8030, 8091).
+    """
+
+    def start(self, parent: Any) -> None:
+        """Suspect nothing yet."""
+        self._suspected = False
+        super().start(parent)
+
+    def _look(self, parent: Any) -> None:
         # Only the channels of virtual transports count messages themselves.
         counted = getattr(parent.task_consumer.channel, "qos", None)
         deaf = counted is not None and not counted.can_consume() and not worker_state.reserved_requests
         if deaf and self._suspected:
-            # The loop takes it for a lost connection, which it is, and connects again.
             raise ConnectionResetError("the worker holds messages that it does not work on")
         self._suspected = deaf
+
+
+class Reading(_Looking):
+    """Connects again when a queue of RabbitMQ's is gone, or nobody reads it, and nobody has told the worker so."""
+
+    _watch: Watch | None = None
+
+    def start(self, parent: Any) -> None:
+        """Have the queues looked at."""
+        if parent.hub is not None and parent.connection.transport.driver_type == "amqp":
+            connect = partial(parent.app.connection_for_read, heartbeat=0)
+            self._watch = Watch(connect, list(parent.app.amqp.queues.consume_from))
+            self._watch.start()
+            super().start(parent)
+
+    def stop(self, parent: Any) -> None:
+        """Look no more."""
+        super().stop(parent)
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
+
+    def _look(self, _parent: Any) -> None:
+        lost = sorted(self._watch.lost) if self._watch is not None else []
+        if lost:
+            _log.warning("unread", queues=lost)
+            # Connected again, it declares them.
+            raise ConnectionResetError("nobody reads a queue of this worker's")
 
 
 class Consumer(_Consumer):  # type: ignore[misc]  # see above
@@ -96,13 +129,24 @@ class Consumer(_Consumer):  # type: ignore[misc]  # see above
         connected: Connection = super().ensure_connected(asking_often(conn))
         return connected
 
+    def stop(self) -> None:
+        """Read no more wake-ups, whether the broker answers or not."""
+        if self.connection is not None:
+            bound_open_broker_sockets(self.connection, _FAREWELL_SECONDS)
+        super().stop()
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Connect again, and have queues that the broker has broken made anew."""
+        """Connect again, and have queues that the broker has broken made anew; raises what would not become better."""
+        if isinstance(exc, self.channel_errors) and getattr(exc, "reply_code", None) != NOT_FOUND:
+            # Such as queues of the same names that are declared otherwise.
+            raise exc
         super().on_connection_error_after_connected(exc)
-        if getattr(exc, "reply_code", None) == _INTERNAL_ERROR:
-            # The error has closed our own connection.
-            with suppress(*self.connection_errors), self.app.connection_for_read() as connection:
-                remove_unread(connection, list(self.app.amqp.queues.consume_from))
+        if isinstance(exc, ConsumerCancelled):
+            time.sleep(_DELETED_SECONDS)
+        if isinstance(exc, TimeoutError) or getattr(exc, "reply_code", None) == INTERNAL_ERROR:
+            # No answer, where there is a broker, is what a queue without a leader gives. One of them keeps the worker
+            # from all of its others, and the relay mends only what it has a wake-up for.
+            remove_broken(self.app.connection_for_read, list(self.app.amqp.queues.consume_from))
 
     class Blueprint(_Consumer.Blueprint):  # type: ignore[misc]  # likewise
         """Celery's steps, but for one more and one less."""
@@ -110,4 +154,5 @@ class Consumer(_Consumer):  # type: ignore[misc]  # see above
         default_steps = (
             *(step for step in _Consumer.Blueprint.default_steps if step != _DELAYED_DELIVERY),
             "workers.consumer:Listening",
+            "workers.consumer:Reading",
         )

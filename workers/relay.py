@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import structlog
@@ -16,12 +17,14 @@ from kombu.exceptions import KombuError
 
 from pki.core.errors import KeymailboxError, UnavailableError
 from pki.server import metrics
+from pki.server.adapters.broker import close_soon
 from pki.server.services import notices
 from pki.server.services.deps import Deps
 from pki.server.settings import Settings
 from pki.server.store import outbox
 from pki.server.store.bell import ANYTHING
 from workers.app import QUEUES, TASK, dead_letter_name, dead_letter_queue, queue_name, transport
+from workers.broken import remove_broken
 
 _log = structlog.get_logger("relay")
 
@@ -35,15 +38,28 @@ _GAP_SECONDS = 0.02
 _JOBS_A_TASK = 100
 _TASKS_AT_ONCE = 8
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
-_CONFIRM_SECONDS = 5.0
+_CONFIRM_SECONDS = 2.0
+"""How long one queue may hold up the others; a broker that is well confirms in milliseconds."""
+_ASIDE_SECONDS = 4.0
+"""For how long a queue is left alone then, while it is looked at whether it is broken."""
 _DEAD_LETTERS_EVERY = 60.0
+
+
+class UnconfirmedError(Exception):
+    """The broker is there, and one of its queues does not say that it has a wake-up; its relay alone hears of it."""
 
 
 class Publisher(Protocol):
     """Hands wake-ups to a broker; used by one thread."""
 
     def publish(self, queue: str) -> None:
-        """Hand one over; returns when the broker has it. Raises UnavailableError: it may have gone out all the same."""
+        """Hand one over; returns when the broker has it. Raises UnavailableError: it may have gone out all the same.
+
+        UnconfirmedError, when it is only this queue that does not take it.
+        """
+
+    def mend(self, queue: str) -> None:
+        """See to it that a queue that takes nothing is made anew if it is broken; returns at once."""
 
     def dead_letters(self) -> int:
         """Return how many wake-ups the broker gave up. Raises UnavailableError."""
@@ -61,11 +77,15 @@ class WakeUps:
         self._settings = settings
         self._kind = transport(settings)
         self._connection: Connection | None = None
+        self._mending: threading.Thread | None = None
 
     def publish(self, queue: str) -> None:
-        """Hand one wake-up over; returns when the broker has confirmed it. Raises UnavailableError."""
+        """Hand one over; returns when the broker has confirmed it. Raises UnavailableError, UnconfirmedError."""
         try:
             producer = self._app.amqp.Producer(self._connected())
+        except Exception as error:
+            self._broken(error)
+        try:
             self._app.send_task(
                 TASK,
                 args=(queue,),
@@ -76,7 +96,19 @@ class WakeUps:
                 ignore_result=True,
             )
         except Exception as error:
+            if isinstance(error.__cause__, TimeoutError):
+                self._drop()
+                raise UnconfirmedError("The broker does not confirm a wake-up") from None
             self._broken(error)
+
+    def mend(self, queue: str) -> None:
+        """Delete a queue of RabbitMQ's that is broken; one at a time, and in a thread: it takes seconds."""
+        if self._kind != "amqp" or (self._mending is not None and self._mending.is_alive()):
+            return
+        connect = partial(self._app.connection_for_write, heartbeat=0)
+        names = [queue_name(self._settings, queue)]
+        self._mending = threading.Thread(target=remove_broken, args=(connect, names), name="mending", daemon=True)
+        self._mending.start()
 
     def dead_letters(self) -> int:
         """Return how many wake-ups RabbitMQ gave up; 0 at other brokers. Raises UnavailableError."""
@@ -93,7 +125,7 @@ class WakeUps:
         """Give the connection up."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.release()
+            close_soon(connection)
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -110,12 +142,16 @@ class WakeUps:
         away: tuple[type[BaseException], ...] = (KombuError, OSError)
         if connection is not None:
             away += connection.connection_errors + connection.channel_errors
-            self._connection = None
-            with contextlib.suppress(Exception):
-                connection.collect(socket_timeout=1)
+        self._drop()
         if not isinstance(error, away):
             raise error
         raise UnavailableError("The broker is away", on=type(error).__name__) from None
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.collect(socket_timeout=1)
 
 
 class Relay:
@@ -215,8 +251,7 @@ class Relay:
             return
         try:
             for queue in self._ready():
-                for _ in range(self._take(queue)):
-                    self._send(queue)
+                self._send(queue, self._take(queue))
             self._alarm()
         except UnavailableError as error:
             metrics.broker_up().set(0)
@@ -225,14 +260,21 @@ class Relay:
             metrics.broker_up().set(1)
             self._broker_pause.worked()
 
-    def _send(self, queue: str) -> None:
+    def _send(self, queue: str, count: int) -> None:
         try:
-            self._wake_ups.publish(queue)
+            for _ in range(count):
+                self._wake_ups.publish(queue)
+                self._sent[queue] = time.monotonic()
+                metrics.wake_ups.labels(queue).inc()
+        except UnconfirmedError as error:
+            # The others go on.
+            _log.warning("unconfirmed", queue=queue, error=str(error))
+            self._want({queue: 1})
+            self._sent[queue] = time.monotonic() + _ASIDE_SECONDS
+            self._wake_ups.mend(queue)
         except UnavailableError:
             self._want({queue: 1})
             raise
-        self._sent[queue] = time.monotonic()
-        metrics.wake_ups.labels(queue).inc()
 
     def _ready(self) -> list[str]:
         limit = time.monotonic() - _GAP_SECONDS

@@ -29,9 +29,9 @@ from pki.server.services import notices, receipts
 from pki.server.services.deps import Deps
 from pki.server.settings import Settings
 
-# With nine of the entrance and one that stores receipts no more than the store has connections: a request waits for a
-# thread, never for a connection.
-_THREADS = 10
+# With eleven of the entrance, one that stores receipts and one for OCSP, no more than the store has connections: who
+# asks waits for a thread, never for a connection.
+_THREADS = 7
 _GRACE_SECONDS = 10
 
 

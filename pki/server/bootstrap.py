@@ -39,6 +39,7 @@ from pki.server.services.doctor import Finding
 from pki.server.services.metrics import Figures, scrape
 from pki.server.settings import Settings
 from pki.server.store.engine import Store
+from pki.server.store.migrating import Patience
 
 
 class SystemClock:
@@ -71,14 +72,15 @@ def build(settings: Settings, *, for_api: bool = False) -> Deps:
     )
 
 
-def migrate(settings: Settings) -> str | None:
-    """Bring the schema to this release's, as the tables' owner, with the rights of the other logins; return it."""
+def migrate(settings: Settings, tell: Callable[[str], None] = lambda _: None) -> str | None:
+    """Bring the schema to this release's, as the tables' owner, with the rights of the other logins; return it.
+
+    What keeps it waiting is told. A later release's schema is left as it is.
+    """
     store = Store(settings.owner_database_url or settings.database_url)
+    urls = (settings.api_database_url, settings.database_url) if settings.owner_database_url else ("", "")
     try:
-        if settings.owner_database_url:
-            store.migrate(api_url=settings.api_database_url, workers_url=settings.database_url)
-        else:
-            store.migrate()
+        store.migrate(api_url=urls[0], workers_url=urls[1], patience=Patience(tell=tell))
         return store.schema_version()
     finally:
         store.close()

@@ -29,7 +29,7 @@ from pki.tenant.campaigns import Campaigns, Overview, Standing
 from pki.tenant.certificates import Certificates
 from pki.tenant.client import AccessKey, Client
 from pki.tenant.contexts import Context
-from pki.tenant.deposits import LIFETIME, Campaign, Delivery, Deposits, Rewrapped
+from pki.tenant.deposits import LIFETIME, Campaign, Delivery, Deposits
 from pki.tenant.directory import Directory, Peer
 from pki.tenant.enrolment import Invitation, Progress, enrol
 from pki.tenant.holders.file import FileHolder
@@ -45,6 +45,7 @@ from pki.tenant.records.alarms import Alarm
 from pki.tenant.records.own import OwnCertificate
 from pki.tenant.records.pins import Pin
 from pki.tenant.records.sent import Sent
+from pki.tenant.rewrapping import Rewrapped, Rewrapping
 from pki.tenant.rounds import Round as Round
 from pki.tenant.rounds import Step
 
@@ -90,6 +91,7 @@ class Agent:
         parts = (self.directory, self._certificates, self.address)
         self._deposits = Deposits(self.client, self.journal, holder, *parts)
         self._mailbox = Mailbox(self.client, self.journal, Opener(self.journal, holder, *parts), self.address)
+        self._rewrapping = Rewrapping(self.journal, holder, self.directory, self._deposits)
         self._campaigns = Campaigns(self.journal, holder, self._deposits, self.address)
         self._receipts = Receipts(self.client, self.journal, self.directory)
 
@@ -168,19 +170,19 @@ class Agent:
         return self._certificates.finish(self._certificates.encryption_request(algorithm, kdf), wait=wait)
 
     def renew(self, kind: CertificateKind, *, wait: float = WAIT) -> OwnCertificate:
-        """Get a new certificate for the same identity or access key."""
+        """Get a new certificate for the same identity or access key; an encryption key is not used again."""
+        if kind is CertificateKind.ENCRYPTION:
+            algorithm, kdf = self._certificates.suite()
+            return self.publish(algorithm, kdf=kdf, wait=wait)
         return self._certificates.finish(self._certificates.same_key_request(kind), wait=wait)
 
     def renew_due(self, *, wait: float = WAIT) -> list[OwnCertificate]:
         """Renew what is missing or in the last third of its life, with the algorithm and preference that it has."""
         now = self._clock()
         renewed = []
-        for kind in (CertificateKind.IDENTITY, CertificateKind.ACCESS):
+        for kind in (CertificateKind.IDENTITY, CertificateKind.ACCESS, CertificateKind.ENCRYPTION):
             if self._certificates.due(kind, now):
                 renewed.append(self.renew(kind, wait=wait))
-        if self._certificates.due(CertificateKind.ENCRYPTION, now):
-            algorithm, kdf = self._certificates.suite()
-            renewed.append(self.publish(algorithm, kdf=kdf, wait=wait))
         return renewed
 
     def revoke(self, fingerprint: Fingerprint, reason: Reason) -> None:
@@ -269,7 +271,9 @@ class Agent:
         """Wrap a key for each recipient and deposit it; waits until the server has validated it.
 
         For a classical key only with ``allow_classical``, remembered for wrapping again and for the next versions.
+        Raises ConflictError for a version whose rotation was interrupted before it was decided who gets it.
         """
+        self._campaigns.check_sendable(name)
         now, classical = self._clock(), to if allow_classical else ()
         return self._deposits.send(
             name, to, purpose=purpose, lifetime=lifetime, now=now, wait=wait, classical=classical
@@ -329,8 +333,8 @@ class Agent:
         return self._deposits.resume(self._clock())
 
     def rewrap_quarantined(self) -> Rewrapped:
-        """Wrap quarantined deposits again for the recipients' new certificates."""
-        return self._deposits.rewrap(self._clock())
+        """Wrap deposits again for the recipients' new certificates; see `Rewrapping`."""
+        return self._rewrapping.run(self._clock())
 
     # Mailbox and receipts
 
@@ -389,10 +393,13 @@ class Agent:
             "renew": ("renewed", self.renew_due),
             "reminders": ("reminders", self._certificates.reminders),
             "resume": ("resumed", self.resume),
-            "campaigns": ("overdue", lambda: self._campaigns.tend(self._clock())),
+            "campaigns": ("rotated", lambda: self._campaigns.tend(self._clock())),
             "receive": ("received", lambda: self._mailbox.receive(self._clock, stop=stop)),
             "receipts": ("answers", self.receipts),
+            "rejections": ("rejected", self._rewrapping.hear_of_rejected),
             "rewrap": ("rewrapped", self.rewrap_quarantined),
+            # Last: what could be mended is none.
+            "alarms": ("overdue", lambda: self._campaigns.alarms(self._clock())),
         }
 
 

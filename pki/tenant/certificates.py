@@ -32,6 +32,8 @@ from pki.tenant.records.own import OwnCertificate, OwnRequest
 _MOST_PAGES = 20
 REQUEST_LIFETIME = timedelta(hours=46)
 """A request is an endorsement for 48 hours only; an older one that is still open is made anew."""
+_AHEAD = timedelta(minutes=5)
+"""And so is one from the future, when a clock was wrong."""
 
 
 class Certificates:
@@ -282,7 +284,8 @@ class Certificates:
         if found is None:
             return None
         signed = parse_request(found.der).signing_time
-        if signed is None or self._clock() - signed > REQUEST_LIFETIME:
+        # One of a clock that was ahead is not taken before that time comes.
+        if signed is None or not -_AHEAD <= self._clock() - signed <= REQUEST_LIFETIME:
             self._journal.own.reject_request(found.id)
             return None
         return found

@@ -1,14 +1,15 @@
-"""Send: plan, wrap, fix the bytes, hand over; and rotate, and wrap again what was quarantined."""
+"""Send: plan, wrap, fix the bytes, hand over, follow, take back."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pki.core.errors import (
+    AccessError,
     ConflictError,
     IllegalMoveError,
     KeymailboxError,
@@ -18,7 +19,6 @@ from pki.core.errors import (
     StaleError,
     UnavailableError,
     UsageError,
-    WrongPartyError,
 )
 from pki.core.ids import DepositId, deposit_id
 from pki.core.tenants import Address
@@ -29,20 +29,22 @@ from pki.tenant.directory import Directory, Peer
 from pki.tenant.journal import Journal
 from pki.tenant.messages import DepositView, Handed, Stored
 from pki.tenant.ports import KeyHolder, KeyName
-from pki.tenant.records.database import text_time, time_text
 from pki.tenant.records.marks import LOOKED_UP
 from pki.tenant.records.sent import FAILED, PLANNED, PREPARED, Sent
-from pki.tenant.wrap import check_allowed, wrap
+from pki.tenant.wrap import wrap
 
 LIFETIME = timedelta(days=30)
 MAX_LIFETIME = timedelta(days=90)
-_LOOK_AGAIN = timedelta(hours=6)
-"""How often a recipient with uncollected mail is looked up, to see whether it has renewed its key."""
 _STALE = timedelta(hours=20)
 """Signed bytes that did not reach the server for this long are made anew: it takes them for a day."""
+_TAKEN_FOR = timedelta(hours=24)
+"""How old signed bytes may be when the server takes them."""
+_REMOVED = "its recipient was removed before it was sent"
 _TOGETHER, _TOGETHER_BYTES = 50, 2 * 1024 * 1024
 """How many deposits, and about how many bytes of them, go in one request."""
-_PASSING = (UnavailableError, QuotaError, StaleError)
+_UNSENT = (PLANNED, PREPARED)
+_PASSING = (UnavailableError, QuotaError, StaleError, AccessError)
+"""What says nothing about a deposit: the server is away or full, or a clock is wrong, so that it takes no request."""
 _IT_STAYS = "it stays in the journal; when that has passed: kmb agent run --once"
 
 
@@ -68,15 +70,13 @@ class Campaign:
     failed: list[tuple[Address, KeymailboxError]] = field(default_factory=list)
 
 
-@dataclass
-class Rewrapped:
-    """What came of quarantined deposits: wrapped again, or waiting for a new certificate."""
-
-    delivered: list[Delivery] = field(default_factory=list)
-    waiting: list[tuple[DepositId, KeymailboxError]] = field(default_factory=list)
-
-
 _Ready = Sequence[tuple[Sent, Peer | None]]
+
+
+def check_lifetime(lifetime: timedelta) -> None:
+    """Raise UsageError for what no deposit lives for."""
+    if not timedelta(minutes=1) <= lifetime <= MAX_LIFETIME:
+        raise UsageError("A deposit lives from a minute to 90 days", on=str(lifetime), hint="--days 30")
 
 
 class Deposits:
@@ -107,16 +107,16 @@ class Deposits:
         lifetime: timedelta,
         now: datetime,
         wait: float = 0,
-        removed: Sequence[Address] = (),
+        removed: Sequence[Address] | None = None,
         classical: Collection[Address] = (),
     ) -> Campaign:
         """Send one version of a key to each recipient; what fails for one does not keep it from the others.
 
-        ``removed`` are no holders any more. Only for those in ``classical`` may the key be of EC or RSA.
+        ``removed``, which a rotation has, are no holders any more. Only for those in ``classical`` may the key be of EC
+        or RSA.
         What could not be handed over because the server was away stays in the journal for ``resume``.
         """
-        if not timedelta(minutes=1) <= lifetime <= MAX_LIFETIME:
-            raise UsageError("A deposit lives from a minute to 90 days", on=str(lifetime), hint="--days 30")
+        check_lifetime(lifetime)
         if name not in self._holder.shared_keys():
             raise NotFoundError("There is no such key in this holder", on=str(name), hint="kmb key list")
         distribution = self._holder.load_key(name).attributes.distribution
@@ -124,21 +124,49 @@ class Deposits:
         if distribution is not None and distribution.not_after is not None:
             # What nobody may take any more has no place in a mailbox.
             expires = min(expires, distribution.not_after)
-        plans = [self._planned(name, one, purpose, expires, now, classical=one in classical) for one in recipients]
-        self._journal.sent.plan(plans, name=name, removed=removed)
+        plans = [self.planned(name, one, purpose, expires, now, classical=one in classical) for one in recipients]
+        if not self._journal.sent.plan(plans, name=name, removed=removed):
+            # Another process of ours took it for interrupted: it is one campaign, which both carry out.
+            return self.go_on(name, now, wait)
         return self._deliver_all(Campaign(name), plans, now, wait)
 
     def resume(self, now: datetime) -> Campaign | None:
         """Take up what was interrupted; None when there is nothing."""
-        gone = {one.deposit_id for one in self._journal.sent.to_removed((PLANNED, PREPARED))}
-        waiting = [one for one in self._journal.sent.all(PLANNED, PREPARED) if one.deposit_id not in gone]
-        if not waiting:
-            return None
-        return self._deliver_all(Campaign(waiting[0].name), waiting, now, 0)
+        waiting = self._waiting()
+        return self._deliver_all(Campaign(waiting[0].name), waiting, now, 0) if waiting else None
 
-    def holders(self, name: KeyName, leave_out: Collection[str]) -> tuple[list[Address], list[Address]]:
+    def waits(self, name: KeyName) -> bool:
+        """Tell whether something was planned of one version of a key and not sent."""
+        return any(one.name == name for one in self._waiting())
+
+    def go_on(self, name: KeyName, now: datetime, wait: float) -> Campaign:
+        """Hand over what was planned of one version of a key and not sent; who was sent it before is told, too."""
+        campaign, waiting = Campaign(name), list[Sent]()
+        removed = {one.deposit_id for one in self._journal.sent.to_removed()}
+        # Of several deposits for a recipient the last one took the others' place.
+        last = {one.recipient: one for one in self._journal.sent.of_key(name.owner, name.key_id) if one.name == name}
+        for one in last.values():
+            if one.deposit_id in removed:
+                continue
+            if one.state in _UNSENT:
+                waiting.append(one)
+            elif one.state == FAILED:
+                hint = f"kmb key send {name.key_id} --to {one.recipient}"
+                campaign.failed.append((one.recipient, KeymailboxError(one.detail, hint=hint)))
+            else:
+                campaign.delivered.append(self._stands(one, ask=wait > 0))
+        return self._deliver_all(campaign, waiting, now, wait)
+
+    def _stands(self, one: Sent, *, ask: bool) -> Delivery:
+        """Return where a deposit stands that was handed over before: as the server says, or else the journal."""
+        if ask:
+            with suppress(KeymailboxError):
+                return self.follow(one)
+        return Delivery(one.deposit_id, one.recipient, one.name, one.state, one.detail, len(one.body or b""))
+
+    def holders(self, name: KeyName, leave_out: Collection[str], now: datetime) -> tuple[list[Address], list[Address]]:
         """Return who has a key and keeps it, and who is left out: the tenants and addresses in ``leave_out``."""
-        everybody = self._journal.sent.holders(name.owner, name.key_id)
+        everybody = self._journal.sent.holders(name.owner, name.key_id, now)
         known = {str(one) for one in everybody} | {one.tenant for one in everybody}
         for text in leave_out:
             if text not in known:
@@ -150,96 +178,58 @@ class Deposits:
         """Return the recipients of a key for whom the sender allowed a key of EC or RSA the last time."""
         return self._journal.sent.classical(name.owner, name.key_id)
 
-    def take_back_from_removed(self) -> None:
-        """Withdraw what is still on its way to recipients that were removed from its key since."""
+    def take_back_from_removed(self, now: datetime) -> None:
+        """Withdraw what is still on its way to recipients that were removed from its key since.
+
+        One that cannot be withdrawn keeps no other from it; the first error is raised at the end.
+        """
+        trouble: KeymailboxError | None = None
         for one in self._journal.sent.to_removed((PLANNED, PREPARED, "received", "available", "quarantined")):
             try:
-                if one.state == PLANNED:
-                    raise NotFoundError(on=one.deposit_id)
-                self._noted(one, self._client.withdraw(one.deposit_id))
-            except NotFoundError:
-                self._journal.sent.move(one.deposit_id, FAILED, "its recipient was removed before it was sent")
-            except IllegalMoveError:
-                # The recipient was quicker: then it holds this version, and the report says so.
-                self.follow(one)
-
-    def rewrap(self, now: datetime) -> Rewrapped:
-        """Wrap again what is quarantined, for the certificate that came after the revoked one, and what waits for a
-        key that its recipient has renewed.
-        """
-        result = Rewrapped()
-        removed = {one.deposit_id for one in self._journal.sent.to_removed(("available", "received", "quarantined"))}
-        for view in self._quarantined():
-            if view.id in removed:
-                continue
-            old = self._journal.sent.of(view.id)
-            if old is None:
-                error = WrongPartyError("The server calls something ours that we did not send", on=view.id)
-                result.waiting.append((view.id, error))
-                continue
-            try:
-                result.delivered.append(self._replace(old, now))
+                self._take_back(one, now)
+            except UnavailableError:
+                raise
             except KeymailboxError as error:
-                result.waiting.append((view.id, error))
-        self._renewed(removed, result, now)
-        return result
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
 
-    def _renewed(self, removed: Collection[DepositId], result: Rewrapped, now: datetime) -> None:
-        """Wrap again what its recipient has not collected and can get under its new key, so that the old one drains."""
-        waiting: dict[Address, list[Sent]] = {}
-        for one in self._journal.sent.all("received", "available"):
-            if one.deposit_id not in removed:
-                waiting.setdefault(one.recipient, []).append(one)
-        for recipient, deposits in waiting.items():
-            looked = self._journal.marks.text(f"{LOOKED_UP}:{recipient}")
-            if looked and now - text_time(looked) < _LOOK_AGAIN:
-                continue
-            try:
-                current = self._directory.encryption_of(self._directory.look_up(recipient, now)).parsed.fingerprint
-            except KeymailboxError:
-                # Who cannot be judged now can still open what it was sent.
-                continue
-            for one in deposits:
-                if one.certificate != current and self.follow(one).state == "available":
-                    try:
-                        result.delivered.append(self._replace(one, now))
-                    except KeymailboxError as error:
-                        result.waiting.append((one.deposit_id, error))
-            self._looked_up(recipient, now)
+    def _take_back(self, one: Sent, now: datetime) -> None:
+        """Withdraw one of those. Nothing that the server may have, or may be getting just now, is called failed."""
+        self._journal.sent.move(one.deposit_id, FAILED, _REMOVED, only=(PLANNED,))
+        one = self._journal.sent.of(one.deposit_id) or one
+        if one.state == FAILED:
+            return
+        try:
+            self.noted(one, self._client.withdraw(one.deposit_id))
+        except NotFoundError:
+            if one.prepared_at is None or now - one.prepared_at > _TAKEN_FOR:
+                # Until then another process of ours may be handing it in.
+                self._journal.sent.move(one.deposit_id, FAILED, _REMOVED, only=_UNSENT)
+        except IllegalMoveError:
+            # The recipient was quicker: then it holds this version, and the report says so.
+            self.follow(one)
 
-    def _looked_up(self, recipient: Address, now: datetime) -> None:
-        self._journal.marks.set(f"{LOOKED_UP}:{recipient}", time_text(now))
+    def looked_up(self, recipient: Address, now: datetime) -> None:
+        """Remember when a recipient was looked up."""
+        self._journal.marks.note(f"{LOOKED_UP}:{recipient}", now)
 
     def follow(self, one: Sent, wait: float = 0) -> Delivery:
         """Ask the server where a deposit stands, and write it down."""
         view = self._client.status(one.deposit_id, wait=wait)
-        return self._noted(one, view)
+        return self.noted(one, view)
 
     def withdraw(self, deposit: DepositId) -> Delivery:
         """Take back a deposit that was not collected yet."""
         one = self._journal.sent.of(deposit)
         if one is None:
             raise NotFoundError("This is not a deposit of ours", on=deposit, hint="kmb receipt list")
-        return self._noted(one, self._client.withdraw(deposit))
+        return self.noted(one, self._client.withdraw(deposit))
 
-    def _replace(self, old: Sent, now: datetime) -> Delivery:
-        following = self._journal.sent.replacing(old.deposit_id)
-        if following is None or following.state in (FAILED, "rejected"):
-            # Looked up before planning: without a new certificate there is nothing to plan.
-            peer = self._directory.look_up(old.recipient, now)
-            certificate = self._directory.encryption_of(peer)
-            if certificate.parsed.fingerprint == old.certificate:
-                raise NotFoundError("The recipient has no new certificate yet", on=str(old.recipient))
-            check_allowed(old, certificate)
-            plan = self._planned(
-                old.name, old.recipient, old.purpose, old.expires_at, now, classical=old.allow_classical
-            )
-            plan = replace(plan, supersedes=old.deposit_id)
-            self._journal.sent.plan([plan])
-            following = self._journal.sent.replacing(old.deposit_id) or plan
-        delivery = self._deliver(following, now, 0)
-        self._journal.sent.move(old.deposit_id, "superseded", f"by {following.deposit_id}")
-        return delivery
+    def _waiting(self) -> list[Sent]:
+        """Return what is planned and was not handed over, but for what its recipient was removed from since."""
+        gone = {one.deposit_id for one in self._journal.sent.to_removed((PLANNED, PREPARED))}
+        return [one for one in self._journal.sent.all(PLANNED, PREPARED) if one.deposit_id not in gone]
 
     def _deliver_all(self, campaign: Campaign, plans: Sequence[Sent], now: datetime, wait: float) -> Campaign:
         """Deliver each, several by one request; what fails for one is noted for that one."""
@@ -249,8 +239,13 @@ class Deposits:
         ready, size = list[tuple[Sent, Peer | None]](), 0
         for plan in plans:
             try:
-                ready.append(self._prepared(plan, now))
-                size += len(ready[-1][0].body or b"")
+                one, peer = self._prepared(plan, now)
+                if one.state == PREPARED:
+                    ready.append((one, peer))
+                    size += len(one.body or b"")
+                else:
+                    # Another process has handed it over meanwhile.
+                    campaign.delivered.append(replace(self._begun(one, None, wait), peer=peer))
             except KeymailboxError as error:
                 campaign.failed.append((plan.recipient, error))
             if len(ready) == _TOGETHER or size > _TOGETHER_BYTES:
@@ -263,16 +258,26 @@ class Deposits:
     def _deliver_each(self, campaign: Campaign, ready: _Ready, now: datetime, wait: float) -> None:
         for one, peer in ready:
             try:
-                delivery = self._deliver(one, now, wait)
+                delivery = self.deliver(one, now, wait)
                 campaign.delivered.append(replace(delivery, peer=delivery.peer or peer))
             except KeymailboxError as error:
                 campaign.failed.append((one.recipient, error))
 
-    def _deliver_together(self, campaign: Campaign, ready: _Ready, now: datetime, wait: float) -> None:
+    def _deliver_together(self, campaign: Campaign, together: _Ready, now: datetime, wait: float) -> None:
+        ready = []
+        for one, peer in together:
+            # The first was looked at long before the last was wrapped.
+            try:
+                self._check_wanted(one, now)
+                ready.append((one, peer))
+            except KeymailboxError as error:
+                campaign.failed.append((one.recipient, error))
+        if not ready:
+            return
         try:
             told = self._client.deposit_many([self._handed(one) for one, _ in ready])
         except _PASSING as error:
-            error.hint = _IT_STAYS
+            _hint_that_it_stays(error)
             campaign.failed += [(one.recipient, error) for one, _ in ready]
             return
         except KeymailboxError:
@@ -289,18 +294,18 @@ class Deposits:
                         raise answer
                     else:
                         stored = answer
-                self._journal.sent.move(one.deposit_id, "received")
+                stored = stored if self._is_wanted(one, now) else None
                 campaign.delivered.append(replace(self._begun(one, stored, wait), peer=peer))
             except KeymailboxError as error:
                 campaign.failed.append((one.recipient, error))
 
-    def _deliver(self, one: Sent, now: datetime, wait: float) -> Delivery:
+    def deliver(self, one: Sent, now: datetime, wait: float) -> Delivery:
         """Wrap unless that is done, hand over, note. A lasting error ends the deposit; a passing one leaves it open."""
         one, peer = self._prepared(one, now)
         stored = None
         if one.state == PREPARED:
             with self._noting(one):
-                stored = self._hand_over(one)
+                stored = self._hand_over(one, now)
         return replace(self._begun(one, stored, wait), peer=peer)
 
     def _begun(self, one: Sent, stored: Stored | None, wait: float) -> Delivery:
@@ -311,27 +316,35 @@ class Deposits:
 
     def _prepared(self, one: Sent, now: datetime) -> tuple[Sent, Peer | None]:
         """Fix a deposit's bytes, unless that is done; also the peer, where it was looked up for that."""
+        self._check_wanted(one, now)
         with self._noting(one):
             if one.state == PREPARED and one.prepared_at and now - one.prepared_at > _STALE:
                 one = self._unprepared(one)
             if one.state == PLANNED:
                 return self._wrapped(one, now)
-        return one, None
+        # It was read a while ago, and may have been taken back or handed over since.
+        return self._journal.sent.of(one.deposit_id) or one, None
+
+    def _check_wanted(self, one: Sent, now: datetime) -> None:
+        """Raise ConflictError for what its recipient was removed from; the server may have it, its answer was lost."""
+        if self._journal.sent.is_removed(one):
+            self._take_back(one, now)
+            raise ConflictError("Its recipient was removed from this key", on=str(one.recipient))
 
     @contextmanager
     def _noting(self, one: Sent) -> Iterator[None]:
         try:
             yield
         except _PASSING as error:
-            error.hint = _IT_STAYS
+            _hint_that_it_stays(error)
             raise
         except KeymailboxError as error:
-            self._journal.sent.move(one.deposit_id, FAILED, str(error)[:500])
+            self._journal.sent.move(one.deposit_id, FAILED, str(error)[:500], only=_UNSENT)
             raise
 
     def _wrapped(self, one: Sent, now: datetime) -> tuple[Sent, Peer]:
         peer = self._directory.look_up(one.recipient, now)
-        self._looked_up(one.recipient, now)
+        self.looked_up(one.recipient, now)
         wrapped = wrap(
             one,
             self._holder.load_key(one.name),
@@ -346,22 +359,36 @@ class Deposits:
         )
         return prepared, peer
 
-    def _hand_over(self, one: Sent) -> Stored | None:
+    def _hand_over(self, one: Sent, now: datetime) -> Stored | None:
         """Hand in and return the answer, None for what was there before under this id."""
         stored = None
         try:
             stored = self._client.deposit_one(self._handed(one))
         except ReplayedError as error:
             self._check_ours(one, error)
-        self._journal.sent.move(one.deposit_id, "received")
-        return stored
+        return stored if self._is_wanted(one, now) else None
+
+    def _is_wanted(self, one: Sent, now: datetime) -> bool:
+        """Write down that the server has a deposit; take it back, and say so, where its recipient was removed just now.
+
+        Whoever did that looked for what is on its way too early.
+        """
+        self._journal.sent.move(one.deposit_id, "received", only=(*_UNSENT, FAILED))
+        if not self._journal.sent.is_removed(one):
+            return True
+        with suppress(KeymailboxError):
+            self._take_back(one, now)
+        return False
 
     def _handed(self, one: Sent) -> Handed:
         if one.body is None:
             raise ConflictError("The deposit's bytes are gone", on=one.deposit_id, hint="kmb key send")
         # A deadline belongs to the version: whoever gets it later, or again, gets it with the same one.
         rotation = self._journal.rotations.of(one.name)
-        return Handed(one.body, one.deposit_id, one.supersedes, rotation.deadline if rotation else None)
+        old = self._journal.sent.of(one.supersedes) if one.supersedes else None
+        # What was rejected has no place that another could take.
+        supersedes = None if old is not None and old.state == "rejected" else one.supersedes
+        return Handed(one.body, one.deposit_id, supersedes, rotation.deadline if rotation else None)
 
     def _check_ours(self, one: Sent, error: ReplayedError) -> None:
         # Ours from before, if the server knows it as ours; else somebody took our id.
@@ -373,31 +400,43 @@ class Deposits:
         try:
             self._client.status(one.deposit_id)
         except NotFoundError:
-            self._journal.sent.move(one.deposit_id, PLANNED, "made anew")
+            self._journal.sent.move(one.deposit_id, PLANNED, only=(PREPARED,))
             return replace(one, state=PLANNED)
         return one
 
-    def _noted(self, one: Sent, view: DepositView) -> Delivery:
+    def noted(self, one: Sent, view: DepositView) -> Delivery:
+        """Write down what the server says of a deposit."""
         detail = ": ".join(part for part in view.rejected or () if part)
-        # What a verified receipt said stands above what the server says.
-        current = self._journal.sent.of(one.deposit_id)
-        if current is None or current.receipt is None:
-            self._journal.sent.move(one.deposit_id, view.state, detail)
+        self._journal.sent.move(one.deposit_id, view.state, detail)
         return Delivery(one.deposit_id, one.recipient, one.name, view.state, detail, view.size)
 
-    def _quarantined(self) -> list[DepositView]:
+    def listed(self, state: str) -> list[DepositView]:
+        """Return what we sent and is in one state, as the server says."""
         found: list[DepositView] = []
-        after = ""
+        after, known = "", {""}
         while True:
-            views, following = self._client.sent(state="quarantined", after=after)
+            views, after = self._client.sent(state=state, after=after)
             found.extend(views)
-            if not views or not following or following == after:
+            if not views or not after or after in known:
                 return found
-            after = following
+            known.add(after)
 
     @staticmethod
-    def _planned(
-        name: KeyName, recipient: Address, purpose: str, expires: datetime, now: datetime, *, classical: bool
+    def planned(
+        name: KeyName,
+        recipient: Address,
+        purpose: str,
+        expires: datetime,
+        now: datetime,
+        *,
+        classical: bool,
+        supersedes: DepositId | None = None,
     ) -> Sent:
+        """Return a new deposit, which nobody has written down yet."""
         identifier = deposit_id(secrets.token_bytes(16))
-        return Sent(identifier, recipient, name, purpose, expires, now, allow_classical=classical)
+        return Sent(identifier, recipient, name, purpose, expires, now, supersedes, allow_classical=classical)
+
+
+def _hint_that_it_stays(error: KeymailboxError) -> None:
+    if not isinstance(error, AccessError):
+        error.hint = _IT_STAYS

@@ -34,8 +34,9 @@ _CAUSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "keymailbox.deposit.available": {"recipient": ("receive",)},
     "keymailbox.deposit.acknowledged": {"sender": ("receipts",)},
     "keymailbox.deposit.refused": {"sender": ("receipts",)},
+    "keymailbox.deposit.rejected": {"sender": ("rejections", "rewrap", "alarms")},
     "keymailbox.deposit.quarantined": {"sender": ("rewrap",)},
-    "keymailbox.deposit.overdue": {"sender": ("campaigns",)},
+    "keymailbox.deposit.overdue": {"sender": ("alarms",)},
     "keymailbox.certificate.revoked": {"address": ("revocations", "renew", "rewrap")},
     "keymailbox.certificate.expiring": {"address": ("renew", "reminders")},
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pki.core.errors import KeymailboxError, MalformedError, UnavailableError, WrongPartyError
+from pki.core.errors import KeymailboxError, MalformedError, NotFoundError, UnavailableError, WrongPartyError
 from pki.core.ids import DepositId
 from pki.core.tenants import Address
 from pki.tenant.client import MAX_ANSWERS, Client
@@ -56,6 +56,7 @@ class Mailbox:
         self._journal = journal
         self._opener = opener
         self._address = address
+        self._began = False
 
     def listed(self) -> list[DepositView]:
         """Return every deposit that the server shows in our mailbox."""
@@ -76,6 +77,10 @@ class Mailbox:
         self._tell(self._journal.seen.unanswered(), received, now)
         self._look_for_missing(received, now)
         cursor = after = self._journal.marks.number(MAILBOX)
+        if not self._began:
+            # Later, when there is nothing new: whoever receives all the time looks often enough.
+            self._check_remembers(cursor, received, now)
+            self._began = True
         settled = True
         while True:
             views, _ = self._client.page(self._address, after=after, limit=_PAGE, wait=wait)
@@ -83,6 +88,7 @@ class Mailbox:
             now = clock()
             wait = 0
             if not views:
+                self._check_remembers(cursor, received, now)
                 return received
             self._check_order(views, after, received, now)
             done = self._take_all(views, received, now)
@@ -108,6 +114,19 @@ class Mailbox:
             for lost in missing:
                 self._alarm(received, "missing", str(lost), "The server does not show this number", now)
             after = number
+
+    def _check_remembers(self, cursor: int, received: Received, now: datetime) -> None:
+        """Raise an alarm when the server has forgotten what we have read: what is new would get numbers behind us."""
+        known = self._journal.seen.last(cursor)
+        if known is None:
+            return
+        number = known.sequence
+        views, _ = self._client.page(self._address, after=number - 1, limit=1)
+        if any((view.sequence, view.id) == (number, known.deposit_id) for view in views):
+            self._journal.alarms.clear("set back", str(number))
+            return
+        detail = "The server has forgotten this number: was its database set back? What comes up to it is not read"
+        self._alarm(received, "set back", str(number), detail, now)
 
     def _look_for_missing(self, received: Received, now: datetime) -> None:
         for number in self._journal.marks.open_holes():
@@ -192,7 +211,7 @@ class Mailbox:
             results = self._client.answer_all([(seen.deposit_id, seen.answer) for seen in batch])
             told = []
             for seen, error in zip(batch, results, strict=True):
-                if error is not None and self._client.status(seen.deposit_id).state not in _ENDED:
+                if error is not None and not self._is_over(seen):
                     detail = f"the answer is not taken: {error}"
                     self._alarm(received, "unanswered", seen.deposit_id, detail, now)
                     continue
@@ -200,6 +219,13 @@ class Mailbox:
                     self._journal.alarms.clear("unanswered", seen.deposit_id)
                 told.append(seen.deposit_id)
             self._journal.seen.mark_answered(told)
+
+    def _is_over(self, seen: Seen) -> bool:
+        try:
+            return self._client.status(seen.deposit_id).state in _ENDED
+        except NotFoundError:
+            # A server that has forgotten it must not keep us from everything else.
+            return False
 
     def _alarm(self, received: Received, kind: str, subject: str, detail: str, now: datetime) -> None:
         received.alarms[kind, subject] = self._journal.alarms.sound(kind, subject, detail, now)

@@ -18,6 +18,7 @@ from pki.core.errors import (
     RevokedError,
     SignatureError,
     StaleError,
+    UnavailableError,
     UnwrapError,
     WrongPartyError,
 )
@@ -92,6 +93,9 @@ class Opener:
             deposit = parse_deposit(body, max_size=MAX_DEPOSIT)
             sender = deposit.context.sender
             name = self._open(deposit, view, sha512, peers, now)
+        except UnavailableError as error:
+            # Journal or holder: nothing of the deposit's.
+            raise HoldError(error) from error
         except KeymailboxError as error:
             failed = error
         why = None if failed is None else _refusal(failed)
@@ -117,13 +121,13 @@ class Opener:
         found = []
         for one in self._journal.taking.all():
             try:
-                self._holder.load_key(one.name)
-            except NotFoundError:
+                stored = one.alone and self._has(one.name)
+            except KeymailboxError:
+                continue
+            if not stored:
                 # Another process may be just about to store it.
                 if now - one.noted_at > _ABANDONED:
                     self._journal.taking.drop(one.deposit_id)
-                continue
-            except KeymailboxError:
                 continue
             # Under a name that nobody had, and that nobody else was about to have: it is this deposit's key.
             answer = self._signed(one.deposit_id, one.sha512, None, now)
@@ -209,11 +213,20 @@ class Opener:
             if not self._has(name):
                 number = view.sequence or 0
                 self._journal.taking.note(Taking(view.id, number, context.sender, sha512, name, view.size, now))
+                # Another process may have stored a key of this name meanwhile; from here on none does.
+                if self._has(name):
+                    self._journal.taking.drop(view.id)
+                else:
+                    self._journal.taking.is_alone(view.id)
             self._holder.store_key(name, material)
         except ConflictError:
             raise
         except KeymailboxError as error:
             raise HoldError(error) from error
+        except OSError as error:
+            # Of a holder that says it in the machine's words: a disk that is full says nothing about the deposit.
+            hint = "df -h, and who may write there"
+            raise HoldError(UnavailableError("The key cannot be stored", on=str(error), hint=hint)) from None
         return name
 
     def _has(self, name: KeyName) -> bool:

@@ -8,40 +8,53 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from pki.core.errors import KeymailboxError
-from pki.tenant.deposits import Campaign, Rewrapped
+from pki.core.errors import KeymailboxError, UnavailableError
+from pki.tenant.deposits import Campaign, Delivery
 from pki.tenant.mailbox import Received
 from pki.tenant.messages import ExpiringView
 from pki.tenant.ports import Clock
 from pki.tenant.receipts import Answers
 from pki.tenant.records.alarms import Alarm
 from pki.tenant.records.own import OwnCertificate
+from pki.tenant.rewrapping import Rewrapped
 
 
 @dataclass
 class Round:
-    """What one round of ``run`` did; ``failed`` names each step that was stopped, and by what."""
+    """What one round of ``run`` did; ``failed`` names each step that was stopped, and by what, ``done`` the others."""
 
     at: datetime
     revoked: list[Alarm] = field(default_factory=list)
     renewed: list[OwnCertificate] = field(default_factory=list)
     reminders: list[ExpiringView] = field(default_factory=list)
     resumed: Campaign | None = None
-    overdue: list[Alarm] = field(default_factory=list)
+    rotated: list[Campaign] = field(default_factory=list)
     received: Received = field(default_factory=Received)
     answers: Answers = field(default_factory=Answers)
+    rejected: list[Delivery] = field(default_factory=list)
     rewrapped: Rewrapped = field(default_factory=Rewrapped)
+    overdue: list[Alarm] = field(default_factory=list)
     failed: list[tuple[str, KeymailboxError]] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+
+    @property
+    def campaigns(self) -> list[Campaign]:
+        """What was gone on with."""
+        return [*([self.resumed] if self.resumed else []), *self.rotated]
 
 
 Step = tuple[str, Callable[[], object]]
 """Where a round writes down what came of a step, and the step."""
+_LISTEN = "listen"
+"""What has failed where no news can be heard."""
 EVERY = {
     "receive": 60.0,
     "receipts": 60.0,
+    "rejections": 60.0,
     "rewrap": 30.0,
     "resume": 60.0,
     "campaigns": 60.0,
+    "alarms": 60.0,
     "revocations": 60.0,
     "reminders": 600.0,
     "renew": 600.0,
@@ -121,8 +134,10 @@ def run(
         names = pace.due(time.monotonic(), asked)
         if names or trouble is not None:
             result = Round(clock())
-            if trouble is not None:
-                result.failed.append(("listen", trouble))
+            if trouble is None:
+                result.done.append(_LISTEN)
+            else:
+                result.failed.append((_LISTEN, trouble))
             for name in names:
                 if stop():
                     break
@@ -148,6 +163,10 @@ def _do(result: Round, name: str, step: Step) -> bool:
     except KeymailboxError as error:
         result.failed.append((name, error))
         return False
+    except OSError as error:
+        result.failed.append((name, UnavailableError("This machine does not do it", on=str(error), hint="df -h")))
+        return False
+    result.done.append(name)
     return True
 
 

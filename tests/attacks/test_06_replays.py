@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import psycopg
 import pytest
 
 from pki.core.tenants import parse_address
@@ -22,7 +24,10 @@ from tests.kit.services import Services, drop_database, new_database
 from tests.kit.site import Instance, code
 
 REPLAYED = (409, "replayed")
-_SLOW = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(3); RETURN NULL; END$$"
+_SLOW = (
+    "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN WHILE NOT pg_try_advisory_xact_lock(33)"
+    " LOOP PERFORM pg_sleep(0.2); END LOOP; RETURN NULL; END$$"
+)
 _SLOWED = (
     "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON idempotency DEFERRABLE INITIALLY DEFERRED"
     " FOR EACH ROW EXECUTE FUNCTION slow()"
@@ -107,7 +112,13 @@ def recorded(sender: Instance, recipient: Instance) -> list[tuple[str, str, byte
 def send(door: Door, call: tuple[str, str, bytes, dict[str, str]]) -> httpx2.Response:
     """Send a request as it was recorded."""
     method, path, body, headers = call
-    return door.http.request(method, path, content=body, headers=headers)
+    deadline = time.monotonic() + 120
+    while True:
+        answer = door.http.request(method, path, content=body, headers=headers)
+        # Whoever waited too long for its turn has used up nothing, and comes again.
+        if answer.status_code != 429 or code(answer)[1] != "busy" or time.monotonic() > deadline:
+            return answer
+        time.sleep(1)
 
 
 def test_every_recorded_call_is_good_once(doors: tuple[Door, Door], pair: tuple[Instance, Instance]) -> None:
@@ -185,11 +196,12 @@ def test_a_lost_answer(services: Services, tmp_path: Path) -> None:
                 door = Door(installed, http)
                 sender, recipient = (Instance(door, parse_address(one)) for one in ("acme/a", "globex/b"))  # type: ignore[arg-type]  # as above
                 assert [one.enrol().status_code for one in (sender, recipient)] == [201, 201]
-                # The commit itself takes long, so that there is a moment to kill who waits for it.
+                # The commit itself lasts until we let it go, so that there is a moment to kill who waits for it.
                 installed.sql(_SLOW)
                 installed.sql(_SLOWED)
                 deposit_id, body = sender.compose(recipient)
-                with ThreadPoolExecutor(1) as pool:
+                with ThreadPoolExecutor(1) as pool, psycopg.connect(installed.libpq_url, autocommit=True) as holding:
+                    holding.execute("SELECT pg_advisory_lock(33)")
                     waiting = pool.submit(sender.deposit, body, "the-key")
                     wait_until(lambda: installed.sql(_COMMITTING))
                     installed.running.pop("api").kill()

@@ -91,6 +91,8 @@ def run(options: argparse.Namespace, place: Ground, ear: Sink, room: Path) -> in
     wrong = broken + left + judge(place, everybody, ear, hooks)
     report(took, tenants)
     say(lateness(place))
+    if not asked.is_set() and (faults < options.faults or kills < options.kills):
+        wrong.append(f"FEW: {faults} faults and {kills} kills in {options.seconds:.0f} s are not what was asked for")
     slow = [f"{what}: {up:.1f} s" for what, times in took.items() for _, up in times if up > options.bound]
     wrong += [f"SLOW: {late}, and {options.bound:.0f} s is the bound" for late in slow]
     for problem in wrong:

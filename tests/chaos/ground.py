@@ -19,7 +19,7 @@ from tests.kit.services import Service, new_database, postgres, rabbitmq
 from workers.app import QUEUES
 
 PROCESSES = ("api-1", "api-2", "relay", "validator-1", "validator-2", "worker", "issuer", "sequencer", "beat")
-_UP = 60.0
+_UP = 180.0
 
 
 class Ground:

@@ -12,6 +12,8 @@ import pytest
 from psycopg import sql
 from sqlalchemy import make_url
 
+from pki.server.api import shares
+from pki.server.store import engine
 from pki.server.store.engine import Store
 from tests.kit.services import Services, drop_database, logins
 from tests.kit.tokens import SoftToken, forget, soft_token
@@ -170,11 +172,18 @@ def database_url(databases: Databases, dialect: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
+def store(database_url: str, patient: None) -> Iterator[Store]:
     """A store on a migrated database without rows."""
     opened = Store(database_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is turned away for having waited for its turn or for a connection: on a slow machine that takes longer."""
+    monkeypatch.setattr(shares, "PATIENCE_SECONDS", 50.0)
+    monkeypatch.setattr(engine, "_WAIT_SECONDS", 60)
 
 
 @pytest.fixture

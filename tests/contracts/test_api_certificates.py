@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
-import time
 
-import httpx2
+import pytest
 from cryptography import x509 as crypto_x509
 
 from pki.core import certificates as facts
 from pki.core import crl, kem, requests, x509
 from pki.core.kem import KemAlgorithm
 from pki.core.tenants import parse_address
-from tests.kit.site import Instance, Site, code, now
+from tests.kit.site import Instance, Site, code, in_time, now
 
 pytest_plugins = ["tests.kit.api_fixtures"]
 
@@ -156,19 +154,13 @@ def test_only_the_owner_revokes(site: Site, acme: Instance, globex: Instance) ->
     assert acme.get(f"/v1/certificates/{mine}").json()["state"] == "active"
 
 
+@pytest.mark.usefixtures("only_the_bell")
 def test_following_waits_for_the_issuer(site: Site, acme: Instance) -> None:
     """A long poll is answered when the certificate is issued, not before and not much later."""
     path = "/v1/certificate-requests"
     submitted = acme.call("POST", path, _request(acme, kem.generate()), "application/pkcs10")
-    found: list[httpx2.Response] = []
     follow = f"{submitted.headers['location']}?wait=20"
-    follower = threading.Thread(target=lambda: found.append(acme.get(follow)))
-    follower.start()
-    time.sleep(0.3)
-    assert not found
-    site.work()
-    follower.join(4)
-    assert found[0].json()["state"] == "issued"
+    assert in_time(lambda: acme.get(follow), site.work).json()["state"] == "issued"
 
 
 def test_nobody_is_found_where_nobody_is(acme: Instance) -> None:

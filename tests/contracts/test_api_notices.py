@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
-import httpx2
+import pytest
 
 from pki.server.services import notices
-from tests.kit.site import Instance, Site, code
+from tests.kit.site import Instance, Site, code, in_time
 
 pytest_plugins = ["tests.kit.api_fixtures"]
 
@@ -47,18 +44,18 @@ def test_events_of_one_type(site: Site, acme: Instance, globex: Instance) -> Non
     assert globex.get("/v1/events?type=keymailbox.nothing").status_code == 400
 
 
+@pytest.mark.usefixtures("only_the_bell")
 def test_a_listener_waits_for_events(site: Site, acme: Instance, globex: Instance) -> None:
     """A long poll of the events is answered when there is one."""
     notices.sequence_events(site.deps, None)
     after = globex.get("/v1/events?limit=500").json()["next"]
-    found: list[httpx2.Response] = []
-    listener = threading.Thread(target=lambda: found.append(globex.get(f"/v1/events?after={after}&wait=20")))
-    listener.start()
-    time.sleep(0.3)
-    acme.send(globex)
-    notices.sequence_events(site.deps, None)
-    listener.join(5)
-    assert found[0].json()["items"][0]["type"] == "keymailbox.deposit.available"
+
+    def happen() -> None:
+        acme.send(globex)
+        notices.sequence_events(site.deps, None)
+
+    answer = in_time(lambda: globex.get(f"/v1/events?after={after}&wait=20"), happen)
+    assert answer.json()["items"][0]["type"] == "keymailbox.deposit.available"
 
 
 def test_webhooks_are_each_ones_own(acme: Instance, globex: Instance) -> None:

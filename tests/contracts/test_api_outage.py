@@ -15,7 +15,7 @@ from pki.core.tenants import parse_address
 from pki.server import metrics
 from pki.server.services import doctor
 from pki.server.services.metrics import Figures, scrape
-from pki.server.store import schema
+from pki.server.store import engine, schema
 from pki.server.store.engine import Store
 from tests.contracts.conftest import Databases
 from tests.kit.proxy import TcpProxy
@@ -54,7 +54,7 @@ def test_the_database_goes_and_comes_back(homes: Homes, cable: tuple[TcpProxy, s
         assert site.http.get("/livez").status_code == 200
         assert "keymailbox_database_up 0.0" in figures(site)
         proxy.restore()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while site.http.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -72,8 +72,8 @@ def test_who_waits_survives_the_outage(homes: Homes, cable: tuple[TcpProxy, str]
         proxy.cut()
         assert globex.get(f"{globex.mailbox}?wait=5").status_code == 503
         proxy.restore()
-        deadline = time.monotonic() + 10
-        site.deps.store.bell.connected(10)
+        deadline = time.monotonic() + 60
+        site.deps.store.bell.connected(30)
         deposit_id, body = acme.compose(globex)
         while acme.deposit(body).status_code == 503:
             assert time.monotonic() < deadline
@@ -82,8 +82,9 @@ def test_who_waits_survives_the_outage(homes: Homes, cable: tuple[TcpProxy, str]
         assert [item["id"] for item in found] == [deposit_id]
 
 
-def test_a_locked_database_is_an_outage(homes: Homes, tmp_path: Path) -> None:
+def test_a_locked_database_is_an_outage(homes: Homes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who holds SQLite's lock makes writers wait, then say 503; readers go on."""
+    monkeypatch.setattr(engine, "_WAIT_SECONDS", 2)
     file = tmp_path / "locked.sqlite"
     store = Store(f"sqlite:///{file}")
     store.migrate()

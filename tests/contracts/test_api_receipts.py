@@ -27,8 +27,10 @@ def test_each_receipt_has_its_own_answer(site: Site, acme: Instance, globex: Ins
         item(first, globex.receipt(first, b1)),
         item(second, globex.receipt(second, b1)),
         item(third, b"\x30\x00"),
+        item(third, b"") | {"receipt": "?"},
         item(foreign, globex.receipt(foreign, body)),
         item(secrets.token_hex(16), globex.receipt(first, b1)),
+        item("no id at all\x00é", globex.receipt(first, b1)),
         item(uncollected, globex.receipt(uncollected, late)),
         item(third, globex.receipt(third, b3)),
     ]
@@ -40,6 +42,8 @@ def test_each_receipt_has_its_own_answer(site: Site, acme: Instance, globex: Ins
         "receipt",
         (422, "wrong-party"),
         (400, "malformed"),
+        (400, "malformed"),
+        (404, "not-found"),
         (404, "not-found"),
         (404, "not-found"),
         (409, "illegal-state"),
@@ -54,7 +58,14 @@ def test_each_receipt_has_its_own_answer(site: Site, acme: Instance, globex: Ins
 
 
 def test_what_is_no_list_of_receipts_is_told(globex: Instance) -> None:
-    """Nothing, too many, other members, and what is no base64."""
+    """Nothing, too many, other members, and what is no text."""
     good = item("0" * 32, b"x")
-    for items in ([], [good] * 101, [good | {"more": 1}], [good | {"receipt": "?"}], [good | {"deposit_id": "x"}], "x"):
+    for items in (
+        [],
+        [good] * 101,
+        [good | {"more": 1}],
+        [good | {"receipt": 1}],
+        [good | {"deposit_id": "x" * 65}],
+        "x",
+    ):
         assert code(globex.post("/v1/receipts", {"items": items})) == (400, "bad-request"), str(items)[:80]

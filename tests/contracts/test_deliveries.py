@@ -15,7 +15,7 @@ from pki.server.services import deliveries, jobs, notices, webhooks
 from pki.server.services.deps import Deps
 from pki.server.store import lag, outbox
 from pki.tenant import output
-from tests.contracts.test_tenant_commands import Room, room
+from tests.contracts.agents.test_tenant_commands import Room, room
 from tests.kit.site import Instance, Site, code
 
 pytest_plugins = ["tests.kit.api_fixtures"]

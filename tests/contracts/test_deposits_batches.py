@@ -55,11 +55,11 @@ def test_a_hundred_cost_the_statements_of_one(office: Office) -> None:
     for counts in ((1, 0, 0), (50, 30, 19)):
         for (sender, to), count in zip(everybody, counts, strict=True):
             office.send(sender, to, count)
-        with counted(office.store) as found:
+        with counted(office.store, here=True) as found:
             hands.drain("validate")
         assert not office.jobs("validate")
         told.append((found.count, found.commits))
-    assert told[0] == told[1]
+    assert told[0] == told[1] != (0, 0)
 
 
 def test_the_verdict_and_the_end_of_the_job_are_one_commit(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def test_what_a_handler_has_struck_off_is_left_alone(office: Office) -> None:
             outbox.finish(unit, [job.id for job in batch])
         return {job.id: jobs.FINISHED for job in batch}
 
-    with counted(office.store) as told:
+    with counted(office.store, here=True) as told:
         assert jobs.run(office.deps, "validate", {"work": strikes}) == 2
     assert told.commits == 2
     assert not office.jobs("validate")

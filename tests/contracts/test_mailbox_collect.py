@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from pki.core.deposits import DepositState
-from pki.core.errors import NotFoundError, UsageError
+from pki.core.errors import AccessError, NotFoundError, ReplayedError, UsageError
 from pki.core.ids import DepositId
 from pki.core.receipts import ReceiptKind
-from pki.server.services import mailbox
+from pki.server.services import calls, mailbox
 from pki.server.services.deposits import validate, withdraw
 from pki.server.store import deposits as deposit_store
 from pki.server.store.engine import Store
+from tests.kit.authority import Party
 from tests.kit.mail import ACME, GLOBEX, INITECH, Office, answer, codes, compose
+from tests.kit.statements import counted
 from tests.kit.threads import together
 
 
@@ -40,6 +44,31 @@ def test_pages_follow_the_numbers(office: Office) -> None:
 def office_sequence(office: Office, ids: list[DepositId], number: int) -> DepositId:
     """Return the deposit with a number."""
     return next(found for found in ids if office.record(found).sequence == number)
+
+
+def ticket(office: Office, party: Party) -> calls.Ticket:
+    """Return the ticket of a fresh request of a party."""
+    caller = office.caller(party)
+    key_id = caller.instance.access_key_id
+    assert key_id is not None
+    return calls.Ticket(caller, key_id, secrets.token_hex(16), office.clock.now() + timedelta(minutes=5))
+
+
+def test_polls_are_used_up_and_answered_together(office: Office) -> None:
+    """Each is told its own mailbox's last number, or what is wrong with its ticket; forty cost as much as four."""
+    office.send_available(GLOBEX, ACME, 3)
+    office.send_available(ACME, GLOBEX, 1)
+    memory = calls.Memory()
+    asked = [ticket(office, party) for party in (INITECH, GLOBEX, ACME)]
+    stranger = replace(ticket(office, ACME), key_id="somebody else's")
+    with counted(office.store) as few:
+        told = mailbox.poll(office.deps, memory, [*asked, stranger])
+    assert told[:3] == [0, 1, 3] and isinstance(told[3], AccessError)
+    assert [type(one) for one in mailbox.poll(office.deps, memory, asked)] == [ReplayedError] * 3
+    with counted(office.store) as many:
+        assert mailbox.poll(office.deps, memory, [ticket(office, ACME) for _ in range(40)]) == [3] * 40
+    assert many.count == few.count <= 4
+    assert (few.commits, many.commits) == (1, 1)
 
 
 def test_a_mailbox_is_its_owners(office: Office) -> None:

@@ -127,13 +127,13 @@ def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch)
 
 def silent(connection: socket.socket) -> None:
     """Say nothing."""
-    time.sleep(3)
+    time.sleep(20)
 
 
 def drip(connection: socket.socket) -> None:
     """Send a header byte by byte, each in time."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
-    for _ in range(100):
+    for _ in range(200):
         connection.sendall(b"y")
         time.sleep(0.1)
 
@@ -145,7 +145,7 @@ def test_a_slow_receiver_has_a_deadline(talk: Callable[[socket.socket], None]) -
         start = time.monotonic()
         with pytest.raises(UnavailableError, match="in time"):
             WebhookNotifier(allow_private=True, timeout=0.5).post(f"http://127.0.0.1:{server.port}/", {}, b"")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 15
 
 
 def test_an_endless_answer_is_not_read() -> None:
@@ -160,7 +160,7 @@ def test_an_endless_answer_is_not_read() -> None:
     with sink(talk=endless) as server:
         start = time.monotonic()
         assert WebhookNotifier(allow_private=True).post(f"http://127.0.0.1:{server.port}/", {}, b"") == 200
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 9.5
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_several_at_once_have_a_connection_each() -> None:
             """Answer when all eight are under way, again and again."""
             connections.append(self.client_address[1])
             while self.request.recv(65536):
-                meeting.wait(10)
+                meeting.wait(60)
                 self.request.sendall(OK)
 
-    notifier = WebhookNotifier(allow_private=True)
+    notifier = WebhookNotifier(allow_private=True, timeout=60)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Ear) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()

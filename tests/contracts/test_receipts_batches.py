@@ -98,11 +98,11 @@ def test_a_hundred_cost_the_statements_of_one(office: Office) -> None:
     work = [answers(office, ACME, ids) for ids in (one, hundred)]
     told = []
     for handed_in in work:
-        with counted(office.store) as found:
+        with counted(office.store, here=True) as found:
             results = receipts.answer_all(office.deps, handed_in)
         assert not any(isinstance(result, KeymailboxError) for result in results)
         told.append((found.count, found.commits))
-    assert told[0] == told[1]
+    assert told[0] == told[1] != (0, 0)
 
 
 def test_batches_at_once_settle_each_once(office: Office) -> None:

@@ -448,6 +448,7 @@ def outcome(der: bytes) -> str:
 
 def test_ocsp_over_http(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """By POST and GET, with and without a nonce; what was made before may be cached for ten seconds, nothing else."""
+    monkeypatch.setattr(api_ocsp, "WAIT_SECONDS", 30)
     acme = site.instance("acme/eu-west")
     issuing = site.deps.chain.issuing
     serial = x509.load_der_x509_certificate(acme.encryption_certificate).serial_number
@@ -478,7 +479,7 @@ def test_ocsp_over_http(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     # With a nonce that nobody answers in time: the one without (RFC 9654 §2.1), and for others: later.
     assert post(site, request_for(issuing, serial, said=b"n" * 16, hashed=1)) == first.content
     assert outcome(post(site, request_for(issuing, 5, said=b"n" * 16))) == "try_later"
-    assert 1 < time.monotonic() - began < 15
+    assert 1 < time.monotonic() - began < 30
     figures = scrape(metrics.REGISTRY, Figures(site.deps)).decode()
     assert 'keymailbox_ocsp_responses_total{answer="try_later"}' in figures
     assert "keymailbox_crl_age_seconds{" in figures
@@ -508,8 +509,9 @@ def test_bad_requests_over_http(site: Site) -> None:
         assert unit.connection.exec_driver_sql("SELECT count(*) FROM ocsp_questions").scalar_one() == 0
 
 
-def test_a_flood_over_http_holds_nobody_up(site: Site) -> None:
+def test_a_flood_over_http_holds_nobody_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """While strangers ask for hundreds of fresh answers, a certificate is issued, and the prepared answer comes."""
+    monkeypatch.setattr(api_ocsp, "WAIT_SECONDS", 30)
     acme = site.instance("acme/eu-west")
     issuing = site.deps.chain.issuing
     serial = x509.load_der_x509_certificate(acme.encryption_certificate).serial_number

@@ -39,7 +39,7 @@ def test_events_wait_for_their_position_in_order(store: Store) -> None:
     """They come back as they were written, wake the sequencer, and an id counts once."""
     mark = store.bell.mark()
     first, second = _append(store, event(GLOBEX, ACME), event())
-    assert store.bell.wait(["queue:sequence"], 5, since=mark)
+    assert store.bell.wait(["queue:sequence"], 30, since=mark)
     _append(store, replace(first, subject="other"))
     _append(store)
     with store.read() as unit:

@@ -165,7 +165,7 @@ def test_dead_jobs_are_listed_and_replayed(store: Store) -> None:
     with store.unit() as unit:
         assert outbox.replay(unit, [job.id, 999_999], at(3)) == 1
         assert outbox.replay(unit, [job.id], at(3)) == 0
-    assert store.bell.wait(["queue:validate"], 5, since=mark)
+    assert store.bell.wait(["queue:validate"], 30, since=mark)
     with store.unit() as unit:
         (again,) = outbox.claim(unit, "validate", 1, now=at(3), lease=LEASE)
         assert (again.id, again.attempts) == (job.id, 1)

@@ -200,10 +200,10 @@ def test_a_hundred_cost_the_statements_of_one(office: Office) -> None:
         told = []
         for some in (olds[:1], olds[1:]):
             batch = [instead(old, purpose=_WIDE if code == "quota" else "orders") for old in some for code in expected]
-            with counted(office.store) as found:
+            with counted(office.store, here=True) as found:
                 assert codes(hand_in(office, *batch)) == expected * len(some)
             told.append((found.count, found.commits))
-        assert told[0] == told[1]
+        assert told[0] == told[1] != (0, 0)
 
 
 class Walk:

@@ -118,8 +118,9 @@ def test_posts_are_in_the_order_of_the_trail(office: Office) -> None:
     assert receiver.most == 1
 
 
-def test_what_happens_together_is_one_job_of_each_webhook(office: Office) -> None:
+def test_what_happens_together_is_one_job_of_each_webhook(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many deliveries; the job is of the first of them, in its owner's lane, and tells them all."""
+    monkeypatch.setattr(webhooks, "_TURN_SECONDS", 60.0)
     subscribe(office)
     webhooks.register(office.deps, office.caller(GLOBEX), URL, [EventType.DEPOSIT_AVAILABLE.value])
     wanted = happen(office, 150)

@@ -60,7 +60,7 @@ def test_a_beat_begins_with_the_period_that_runs(deps: Deps) -> None:
             break
         threading.Event().wait(0.02)
     beat.stop()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert found == wanted
 

@@ -6,6 +6,7 @@ import random
 import secrets
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import structlog
 from sqlalchemy import select, update
 
 from pki.core.events import EventType
+from pki.server.adapters.notifiers.webhook import WebhookNotifier
 from pki.server.services import notices, webhooks
 from pki.server.services.events import event
 from pki.server.services.jobs import Handler
@@ -30,8 +32,10 @@ _SLOW = 0.2
 
 
 @pytest.fixture
-def office(store: Store, database_url: str, tmp_path: Path) -> Office:
-    """A server whose webhooks may be on this machine."""
+def office(store: Store, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """A server whose webhooks may be on this machine, and are waited for as long as a test takes."""
+    patient = partial(WebhookNotifier, timeout=120)
+    monkeypatch.setattr("workers.handlers.WebhookNotifier", patient)
     return Office(store, database_url, tmp_path, webhook_allow_private=True)
 
 
@@ -55,7 +59,7 @@ def happen(office: Office, count: int) -> list[str]:
 
 def heard(receiver: Sink, wanted: list[str]) -> None:
     """Wait until a receiver has heard exactly this, in this order."""
-    wait_until(lambda: len(receiver.heard) >= len(wanted), 20)
+    wait_until(lambda: len(receiver.heard) >= len(wanted))
     assert receiver.heard == wanted
 
 
@@ -79,7 +83,7 @@ def test_who_is_slow_holds_up_nobody(office: Office, hands: Hands) -> None:
         heard(quick, wanted)
         assert slow.heard == wanted[:1]
         answering.set()
-        wait_until(lambda: hands.drain("notify") or not left(office), 20)
+        wait_until(lambda: hands.drain("notify") or not left(office))
         assert slow.heard == wanted
 
 
@@ -101,8 +105,8 @@ def test_no_more_is_begun_than_there_is_room_for(office: Office, hands: Hands) -
         assert threads <= 32
         rung.clear()
         answering.set()
-        wait_until(lambda: "queue:notify" in rung, 20)
-        wait_until(lambda: hands.drain("notify") or not left(office), 20)
+        wait_until(lambda: "queue:notify" in rung)
+        wait_until(lambda: hands.drain("notify") or not left(office))
         assert len(slow.heard) == 4 * webhooks.MAX_WEBHOOKS
 
 
@@ -128,14 +132,14 @@ def test_what_may_take_its_worker_down_is_tried_alone(office: Office, hands: Han
             hands.drain("notify")
         assert suspect.heard == []
         first.set()
-        wait_until(lambda: len(suspect.heard) == 1, 20)
+        wait_until(lambda: len(suspect.heard) == 1)
         webhooks.register(office.deps, office.caller(GLOBEX), late.url)
         happen(office, 1)
         for _ in range(4):
             hands.drain("notify")
         assert (len(suspect.heard), late.heard) == (1, [])
         then.set()
-        wait_until(lambda: hands.drain("notify") or not left(office), 30)
+        wait_until(lambda: hands.drain("notify") or not left(office))
         assert (suspect.heard.count(told.id), len(late.heard)) == (3, 1)
 
 
@@ -162,7 +166,7 @@ def test_nothing_is_forgotten_when_a_turn_ends(office: Office, hands: Hands) -> 
                 wanted += happen(office, 1 + number % 2)
                 # A turn takes about as long.
                 over.wait(chance.uniform(0, 0.02))
-            wait_until(lambda: not left(office), 20)
+            wait_until(lambda: not left(office))
         finally:
             over.set()
             for one in workers:
@@ -180,7 +184,7 @@ def test_what_breaks_is_told_though_nobody_waits(office: Office) -> None:
     class Broken(dict[str, Handler]):
         def get(self, *_: object) -> Handler:  # type: ignore[override]  # it returns nothing
             """Fail where no handler does, when nobody waits any more."""
-            going_on.wait(20)
+            going_on.wait(60)
             raise RuntimeError("a secret")
 
     couriers = Couriers(office.deps, Broken(), lambda: False, _SLOW)

@@ -18,6 +18,8 @@ class Attempt:
     work: Callable[[], object]
     check: Callable[[], None]
     again: Callable[[], object] | None = None
+    given_up: bool = False
+    """Its jobs are dead until the work is done."""
 
 
 Case = Callable[[Town], Attempt]

@@ -9,13 +9,17 @@ from pki.core import kem
 from pki.core.certificates import CertificateState, RequestState
 from pki.core.errors import EnrolmentError
 from pki.core.ids import RequestId
+from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import parse_address
-from pki.server.services import access, certificates, orders, status
+from pki.server.facts import RequestRecord
+from pki.server.services import access, certificates, est, orders, status
 from pki.server.services.revocations import ask_for_lists
 from tests.crash.attempts import Attempt, Case, client
+from tests.kit.authority import new_signing_key
 from tests.kit.bureau import Bureau
 from tests.kit.counter import Client, Counter
 from tests.kit.office import Kms
+from tests.kit.plain import plain
 from tests.kit.town import Town, name
 
 BRIEF = timedelta(days=6)
@@ -221,6 +225,46 @@ def message(town: Town) -> Attempt:
     return client(work, check)
 
 
+def est_enroll(town: Town) -> Attempt:
+    """An EST client enrols with an invitation; asked again, the request that is there answers."""
+    address = parse_address(f"{name('wonka')}/main")
+    der = plain(address, new_signing_key(SignatureAlgorithm.ECDSA_P256))
+    credentials = est.Credentials(*town.office.invite(address.tenant))
+    told: list[RequestRecord] = []
+
+    def work() -> None:
+        told[:] = [est.enroll(town.deps, credentials, der)]
+
+    def check() -> None:
+        assert est.outcome(town.deps, told[0]) == certificates.lookup(town.deps, address).identity.der
+        assert len(certificates.history(town.deps, address)) == 1
+
+    return client(work, check)
+
+
+def est_renew(town: Town) -> Attempt:
+    """An EST client that shows its certificate gets the next one."""
+    address, algorithm = parse_address(f"{name('wonka')}/main"), SignatureAlgorithm.ECDSA_P256
+    key = new_signing_key(algorithm)
+    credentials = est.Credentials(*town.office.invite(address.tenant))
+    record = est.enroll(town.deps, credentials, plain(address, key))
+    town.hands.drain("issue")
+    shown = est.outcome(town.deps, record)
+    assert shown is not None
+    der = plain(address, key)
+    told: list[RequestRecord] = []
+
+    def work() -> None:
+        told[:] = [est.renew(town.deps, shown, der)]
+
+    def check() -> None:
+        found = certificates.history(town.deps, address)
+        assert sorted(one.state for one in found) == [CertificateState.ACTIVE, CertificateState.RETIRED]
+        assert est.outcome(town.deps, told[0]) == certificates.lookup(town.deps, address).identity.der
+
+    return client(work, check)
+
+
 def _bureau(town: Town) -> Bureau:
     # The names stay for ever: each town has its officers once.
     if town.bureau is None:
@@ -246,5 +290,7 @@ CASES: Mapping[str, Case] = {
         remind,
         expire_certificates,
         message,
+        est_enroll,
+        est_renew,
     )
 }

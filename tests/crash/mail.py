@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from pki.core.crl import Reason
-from pki.core.errors import KeymailboxError
+from pki.core.errors import KeymailboxError, ReplayedError
 from pki.core.ids import DepositId
 from pki.core.receipts import RefusalReason
 from pki.server.services import calls, certificates, mailbox
@@ -76,6 +76,25 @@ def validate(town: Town) -> Attempt:
         assert [town.state(one) for one in (*sound, answer.id)] == ["available"] * 3 + ["rejected"]
 
     return Attempt(lambda: town.hands.drain("validate"), check)
+
+
+def poll(town: Town) -> Attempt:
+    """Two mailboxes are asked for together; whoever hears nothing signs again, and a ticket is good once."""
+    [found] = town.deliver(town.acme, town.globex)
+    memory = calls.Memory()
+    newest: list[int | KeymailboxError] = []
+    used: list[Ticket] = []
+
+    def work() -> None:
+        used[:] = [_ticket(town, who) for who in (town.globex, town.acme)]
+        newest[:] = mailbox.poll(town.deps, memory, used)
+
+    def check() -> None:
+        assert newest[0] == town.record(found).sequence
+        assert isinstance(newest[1], int)
+        assert all(isinstance(one, ReplayedError) for one in mailbox.poll(town.deps, memory, used))
+
+    return client(work, check)
 
 
 def collect(town: Town) -> Attempt:
@@ -214,6 +233,7 @@ CASES: Mapping[str, Case] = {
         accept_one,
         accept_together,
         validate,
+        poll,
         collect,
         receipt,
         refusal,

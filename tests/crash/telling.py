@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from pki.core.errors import NotFoundError
-from pki.server.services import notices, webhooks
+from pki.core.errors import ForbiddenError, NotFoundError
+from pki.server.facts import Job
+from pki.server.services import deliveries, jobs, notices, webhooks
+from pki.server.services.deps import Deps
+from pki.server.services.jobs import Outcome
+from pki.server.store import outbox
 from tests.crash.attempts import Attempt, Case, client
 from tests.kit.steps import SteppedWakeUps
 from tests.kit.town import Town
@@ -44,6 +48,62 @@ def deliver(town: Town) -> Attempt:
         assert told <= set(town.ear.heard)
 
     return Attempt(lambda: town.hands.drain("notify"), check)
+
+
+class _Refusing:
+    """A notifier that may post nowhere: what it is given is given up at once."""
+
+    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Refuse."""
+        raise ForbiddenError("The webhook's address is private")
+
+
+def tell_again(town: Town) -> Attempt:
+    """What a webhook was not told, its owner has told again: each event at least once, and nothing stays given up."""
+    hook, caller = _listen(town), town.caller(town.globex)
+    town.deliver(town.acme, town.globex, 2)
+    town.hands.drain("sequence")
+
+    def refuse(deps: Deps, batch: Sequence[Job]) -> Mapping[int, Outcome]:
+        webhooks.deliver(deps, _Refusing(), [job.subject for job in batch])
+        return dict.fromkeys((job.id for job in batch), None)
+
+    while jobs.run(town.deps, webhooks.QUEUE, {webhooks.JOB: refuse}):
+        pass
+    given_up = {found.event.id for _, found in deliveries.dead(town.deps, caller, hook)[0] if found is not None}
+
+    def work() -> None:
+        deliveries.replay(town.deps, caller, hook)
+        town.hands.drain("notify")
+
+    def check() -> None:
+        left, _ = deliveries.dead(town.deps, caller, hook)
+        webhooks.remove(town.deps, caller, hook)
+        assert left == []
+        assert given_up
+        assert given_up <= set(town.ear.heard)
+
+    return Attempt(work, check, work, given_up=True)
+
+
+def replay(town: Town) -> Attempt:
+    """A job that was given up is taken up by the operator, and done once."""
+    [found] = town.send(town.acme, town.globex)
+    with town.deps.store.unit() as unit:
+        [job] = outbox.claim(unit, "validate", 100, now=town.clock.now(), lease=timedelta(minutes=1))
+        assert outbox.bury(unit, job, now=town.clock.now(), error="tried too often")
+
+    def work() -> None:
+        with town.deps.store.unit() as unit:
+            outbox.replay(unit, [one.id for one in outbox.dead(unit, "validate")], town.clock.now())
+        town.hands.drain("validate")
+
+    def check() -> None:
+        with town.deps.store.read() as unit:
+            assert outbox.dead(unit, "validate") == []
+        assert town.state(found) == "available"
+
+    return Attempt(work, check, work, given_up=True)
 
 
 def register(town: Town) -> Attempt:
@@ -117,4 +177,6 @@ def _listen(town: Town) -> str:
     return webhooks.register(town.deps, caller, town.ear.url).id
 
 
-CASES: Mapping[str, Case] = {one.__name__: one for one in (sequence, deliver, register, remove, beat, relay)}
+CASES: Mapping[str, Case] = {
+    one.__name__: one for one in (sequence, deliver, tell_again, replay, register, remove, beat, relay)
+}

@@ -18,6 +18,7 @@ from pki.core.authorities import ca_key_identifier
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import parse_address
 from pki.server import bootstrap
+from pki.server.api import ocsp
 from pki.server.settings import load_settings
 from tests.interop.commands import RefusedError, Tool
 from tests.kit.issuers import HeldHands, Issuers, at_work
@@ -53,7 +54,7 @@ class Scene:
 
     def ask(self, *options: str) -> str:
         """Return what ``openssl ocsp`` makes of the responder's answer."""
-        where = ("-url", f"{self.site.url}/v1/ocsp", "-issuer", "issuing.pem", "-CAfile", "root.pem", "-timeout", "20")
+        where = ("-url", f"{self.site.url}/v1/ocsp", "-issuer", "issuing.pem", "-CAfile", "root.pem", "-timeout", "60")
         return self.openssl.run("ocsp", *where, *options)
 
     def revoke(self, der: bytes) -> None:
@@ -64,8 +65,12 @@ class Scene:
 
 
 @pytest.fixture(params=ALGORITHMS, ids=lambda one: one.label)
-def scene(request: pytest.FixtureRequest, openssl: Tool, tmp_path: Path) -> Iterator[Scene]:
+def scene(
+    request: pytest.FixtureRequest, openssl: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Scene]:
     """A server with an issuing CA of this algorithm."""
+    # However long the issuer takes: nobody is told to try later.
+    monkeypatch.setattr(ocsp, "WAIT_SECONDS", 45.0)
     home, url = tmp_path / "home", f"sqlite:///{tmp_path / 'server.sqlite'}"
     issuers = Issuers((request.param,), at=datetime.now(UTC).replace(microsecond=0))
     issuers.write(home)

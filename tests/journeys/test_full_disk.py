@@ -28,7 +28,7 @@ from tests.kit.daemons import free_port, remove
 from tests.kit.invariants import broken
 from tests.kit.members import Inviting
 from tests.kit.processes import STOP_SECONDS, Installation, answers, invite, wait_until
-from tests.kit.services import Services, new_database, small_postgres
+from tests.kit.services import Services, new_database, own_postgres
 from tests.kit.small_disk import SmallDisk, small_disk
 
 _HEALED = 40.0
@@ -52,7 +52,7 @@ def production(room: Path, services: Services, disk: SmallDisk, stack: ExitStack
     logs = Path(tempfile.mkdtemp(prefix="keymailbox-wal-", dir="/var/tmp"))
     logs.chmod(0o755)
     stack.callback(remove, logs)
-    database = small_postgres(disk.path / "state", logs / "wal")
+    database = own_postgres(disk.path / "state", logs / "wal")
     stack.callback(database.stop)
     url = new_database(database.url)
     with Installation(room / "server", url, services.rabbitmq.url) as installed:

@@ -97,6 +97,8 @@ def test_every_process_tells_its_figures(watched: Watched, told: dict[str, str])
     assert accepted and accepted >= 1
     done = {"queue": "validate", "kind": "deposit", "outcome": "done"}
     wait_until(lambda: watched.figure("validator", "keymailbox_jobs_total", **done), SECONDS)
+    # Counted once what came of the post is committed.
+    wait_until(lambda: watched.figure("worker", "keymailbox_webhook_posts_total", outcome="delivered"), SECONDS)
     assert watched.figure("worker", "keymailbox_webhook_posts_total", outcome="delivered") == 1
     assert watched.figure("validator", "keymailbox_deposit_accepted_to_available_seconds_count") == 1
     assert (watched.figure("issuer", "keymailbox_certificates_total", kind="encryption") or 0) >= 2

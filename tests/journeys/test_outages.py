@@ -10,6 +10,7 @@ import time
 import httpx2
 import kombu
 import psycopg
+import pytest
 import redis
 
 from pki.core.ids import DepositId
@@ -99,11 +100,15 @@ def test_validation_does_not_wait_for_a_webhook(pair: Pair) -> None:
         wanted = json.dumps({"url": receiver.url, "types": ["keymailbox.deposit.available"]}).encode()
         hook = signed_call(pair.globex, "POST", "/v1/webhooks", wanted).json()["id"]
         try:
-            before = _posts(pair)
-            _becomes_available(pair, _send(pair, "told-slowly"))
-            wait_until(lambda: receiver.heard, _HEALED)
-            _becomes_available(pair, _send(pair, "not-held-up"))
-            assert _posts(pair) == before
+            for attempt in range(5):
+                before, heard = _posts(pair), len(receiver.heard)
+                _becomes_available(pair, _send(pair, f"told-slowly-{attempt}"))
+                wait_until(lambda: len(receiver.heard) > heard, _HEALED)  # noqa: B023  at once
+                _becomes_available(pair, _send(pair, f"not-held-up-{attempt}"))
+                if _posts(pair) == before:
+                    break
+            else:
+                pytest.fail("no deposit became available before a post had ended")
         finally:
             answering.set()
             signed_call(pair.globex, "DELETE", f"/v1/webhooks/{hook}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from pki.core.ids import DepositId
+from pki.server.api.bodies import b64
 from pki.tenant.agent import Agent
 from tests.kit.daemons import free_port
+from tests.kit.flood import bodies
 from tests.kit.front import balancer
 from tests.kit.members import Members, signed_call
 from tests.kit.processes import Installation, wait_until
@@ -31,7 +34,7 @@ def doubled(services: Services, tmp_path: Path) -> Iterator[Installation]:
     try:
         with Installation(tmp_path / "server", database, services.rabbitmq.url) as installed:
             installed.ports = {name: free_port() for name in ("api-1", "api-2")}
-            installed.variables |= {"KMB_DRAIN_SECONDS": "3", "KMB_PUBLIC_URL": installed.url}
+            installed.variables |= {"KMB_DRAIN_SECONDS": "5", "KMB_PUBLIC_URL": installed.url}
             installed.start(*TWICE, *ONCE)
             with balancer(tmp_path, installed.port, list(installed.ports.values())):
                 yield installed
@@ -76,17 +79,22 @@ class Strict:
     """Calls once each time, as a client without retries; every answer but a 2xx is an error."""
 
     agent: Agent
-    name: str
+    bodies: Iterator[bytes]
+    sent: list[DepositId]
 
     def __call__(self) -> None:
-        """Ask for what is its own, wait for news, ask for the CA."""
+        """Deposit two keys, ask for what is its own, wait for news."""
+        items = [{"body": b64(next(self.bodies)), "idempotency_key": secrets.token_hex(8)} for _ in range(2)]
+        answer = signed_call(self.agent, "POST", "/v1/deposits/batch", json.dumps({"items": items}).encode())
+        assert answer.status_code == 200, (answer.status_code, answer.text)
+        self.sent += [DepositId(one["id"]) for one in answer.json()["items"]]
         for path in ("/v1/sent", f"/v1/mailboxes/{self.agent.address}?wait=2&after=100000", "/v1/certificates"):
             answer = signed_call(self.agent, "GET", path)
             assert 200 <= answer.status_code < 300, (path, answer.status_code, answer.text)
 
 
 def test_a_rolling_restart_is_not_seen(doubled: Installation, tmp_path: Path) -> None:
-    """Every process is stopped and started again in turn: no call fails, and each key is handed over once."""
+    """Every process is stopped and started again in turn: no call fails, deposits included, each handed over once."""
     sent: list[DepositId] = []
     with Members(doubled, tmp_path / "tenants") as members:
         acme, globex, strict = (members.enrol(name) for name in ("acme/eu-west", "globex/main", "initech/strict"))
@@ -101,7 +109,7 @@ def test_a_rolling_restart_is_not_seen(doubled: Installation, tmp_path: Path) ->
         clients = [
             Client("sender", send),
             Client("recipient", receive),
-            Client("strict", Strict(strict, "strict")),
+            Client("strict", Strict(strict, bodies(strict, globex.address, 10_000), sent)),
         ]
         codes: dict[str, int] = {}
         for name in (*TWICE, *ONCE):

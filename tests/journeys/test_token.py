@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,14 +98,14 @@ def test_a_token_pulled_while_issuing(held: Installation, members: tuple[Agent, 
     acme = members[0]
     [before, *_] = acme.certificates(CertificateKind.ENCRYPTION)
     held.token.remove()
-    renewed = threading.Thread(target=acme.publish)
+    renewed = threading.Thread(target=partial(acme.publish, wait=240))
     renewed.start()
     try:
-        wait_until(lambda: held.sql("SELECT 1 FROM jobs WHERE error LIKE '%%The token is away%%'"), 20)
+        wait_until(lambda: held.sql("SELECT 1 FROM jobs WHERE error LIKE '%%The token is away%%'"), 60)
         assert renewed.is_alive()
     finally:
         held.token.put_back()
-    renewed.join(40)
+    renewed.join(240)
     assert not renewed.is_alive()
     [after, *_] = acme.certificates(CertificateKind.ENCRYPTION)
     assert after.fingerprint != before.fingerprint

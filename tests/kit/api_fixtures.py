@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from pki.server.api import waiting
 from tests.kit.site import Homes, Instance, Site
 
 
@@ -40,3 +41,10 @@ def globex(site: Site) -> Instance:
 def initech(site: Site) -> Instance:
     """A third one, that nobody talks about."""
     return site.instance("initech/spy")
+
+
+@pytest.fixture
+def only_the_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is woken by the bell, and by nothing else while a test lasts; to be asked for before a site."""
+    monkeypatch.setattr(waiting, "_SLICE_SECONDS", 60.0)
+    monkeypatch.setattr(waiting, "_NET_SECONDS", 60.0)

@@ -27,6 +27,8 @@ from pki.server.store import lag
 from pki.tenant.agent import Agent
 from pki.tenant.contexts import Context, default_name, load
 from pki.tenant.enrolment import Invitation
+from pki.tenant.records.own import OwnCertificate
+from pki.tenant.rounds import Round
 from tests.kit.authority import new_signing_key
 from tests.kit.leaves import leaf_tbs
 from tests.kit.memory_holder import MemoryHolder
@@ -40,6 +42,41 @@ Change = Callable[[httpx2.Request, int, bytes], tuple[int, bytes]]
 def impatient(seconds: float) -> None:
     """Sleep, but not for long."""
     time.sleep(min(seconds, 0.02))
+
+
+class RestingSite(Site):
+    """A server whose workers may rest."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._rests = False
+        self._working = threading.Lock()
+
+    @property
+    def rests(self) -> bool:
+        """Whether they rest; who has them rest waits until they have done what they are at."""
+        return self._rests
+
+    @rests.setter
+    def rests(self, rests: bool) -> None:
+        with self._working:
+            self._rests = rests
+
+    def work(self) -> None:
+        """Do what is due, unless they rest."""
+        with self._working:
+            if not self._rests:
+                super().work()
+
+
+def turn(agent: Agent) -> Round:
+    """Let the agent do what is due."""
+    return next(agent.run(once=True))
+
+
+def encryption(agent: Agent) -> OwnCertificate:
+    """Return the encryption certificate that the agent has now."""
+    return agent.certificates(CertificateKind.ENCRYPTION)[0]
 
 
 class Wire(httpx2.BaseTransport):

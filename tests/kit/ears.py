@@ -29,8 +29,6 @@ class Ears:
         self.polled: Heard = []
         self.streamed: Heard = []
         self.posted: Heard = []
-        self.trouble: list[BaseException] = []
-        self.streams = 0
         self._threads = [threading.Thread(target=one, daemon=True) for one in (self._poll, self._listen)]
         posted = self.posted
 
@@ -94,7 +92,6 @@ class Ears:
         while not self._stop.is_set():
             try:
                 with client.stream(last) as stream:
-                    self.streams += 1
                     for message in stream:
                         last = message.id
                         if message.data:

@@ -31,7 +31,7 @@ from tests.kit.services import logins
 from tests.kit.tokens import SoftToken
 from workers.app import QUEUES
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 STOP_SECONDS = 40.0
 
 ROLES: Mapping[str, tuple[str, ...]] = {
@@ -135,7 +135,11 @@ class Installation:
         told = self.command("ca", "install", str(issued), "--root-fingerprint", known, "--json", private=True)
         return {**wanted, **json.loads(told)}
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        for one in self.running.values():
+            if failure is not None and one.process.poll() is not None:
+                # What a test saw of it was at most a refused connection.
+                failure.add_note(f"{one.name} ended by itself with {one.process.returncode}:\n{one.tail()}")
         self.database.restore()
         self.broker.restore()
         try:
@@ -178,7 +182,15 @@ class Installation:
         chosen = [self.running.pop(name) for name in names or tuple(self.running)]
         for one in chosen:
             one.ask_to_stop()
-        return {one.name: one.stopped() for one in chosen}
+        codes, deaf = {}, []
+        for one in chosen:
+            try:
+                codes[one.name] = one.stopped()
+            except AssertionError as failure:
+                # The others are waited for all the same.
+                deaf.append(str(failure))
+        assert not deaf, "\n".join(deaf)
+        return codes
 
     def kill(self, name: str) -> None:
         """Kill -9 a process with its children."""
@@ -297,7 +309,7 @@ def invite(settings: Settings, tenant: str) -> dict[str, str]:
 def answers(url: str, status: int = 200) -> bool:
     """Tell whether a GET has this status; no connection at all is no."""
     try:
-        return httpx2.get(url, timeout=5, trust_env=False).status_code == status
+        return httpx2.get(url, timeout=30, trust_env=False).status_code == status
     except httpx2.HTTPError:
         return False
 

@@ -55,10 +55,10 @@ __all__ = [
     "login",
     "logins",
     "new_database",
+    "own_postgres",
     "postgres",
     "rabbitmq",
     "redis",
-    "small_postgres",
 ]
 
 
@@ -204,8 +204,10 @@ def drop_database(url: str) -> None:
         _execute(target.set(database="postgres"), sql.SQL("DROP ROLE IF EXISTS {}").format(name))
 
 
-def small_postgres(state_dir: Path, wal: Path) -> Service:
-    """A PostgreSQL with its data in ``state_dir``, on a disk that may be small, and its log of changes in ``wal``."""
+def own_postgres(state_dir: Path, wal: Path | None = None) -> Service:
+    """A PostgreSQL of one's own, with its data in ``state_dir`` and its log of changes there too, or in ``wal``."""
+    if wal is None:
+        return _private_postgres(state_dir)
     user = daemon_user("postgres")
     wal.mkdir()
     own(wal, user, 0o700)
@@ -290,7 +292,7 @@ def _copied_wheel(site: Path, inside: str, copy: Path, user: pwd.struct_passwd |
 
 def _answers_sql(url: URL) -> bool:
     try:
-        with closing(psycopg.connect(_conninfo(url), autocommit=True)) as connection:
+        with closing(psycopg.connect(_conninfo(url, patience=3), autocommit=True)) as connection:
             found = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
             return found is not None and bool(found[0])
     except psycopg.OperationalError:
@@ -302,9 +304,14 @@ def _execute(url: URL, statement: sql.Composed) -> None:
         connection.execute(statement)
 
 
-def _conninfo(url: URL) -> str:
+def _conninfo(url: URL, *, patience: int = 60) -> str:
     return make_conninfo(
-        host=url.host, port=url.port, user=url.username, password=url.password, dbname=url.database, connect_timeout=3
+        host=url.host,
+        port=url.port,
+        user=url.username,
+        password=url.password,
+        dbname=url.database,
+        connect_timeout=patience,
     )
 
 

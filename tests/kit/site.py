@@ -11,7 +11,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -48,7 +48,7 @@ from tests.kit.authority import new_signing_key
 from tests.kit.services import login
 
 KEY = KeyMaterial(b"a shared key, 32 bytes of it, ok", "application/x-test")
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 
 def now() -> datetime:
@@ -402,3 +402,18 @@ def code(response: httpx2.Response) -> tuple[int, str]:
     assert told["type"] == f"https://keymailbox.invalid/problems/{told['code']}"
     assert told["hint"]
     return response.status_code, told["code"]
+
+
+def in_time(act: Callable[[], httpx2.Response], then: Callable[[], object]) -> httpx2.Response:
+    """Start a long poll, see that it waits, do something, and return its answer, which comes soon."""
+    found: list[httpx2.Response] = []
+    poller = threading.Thread(target=lambda: found.append(act()))
+    poller.start()
+    time.sleep(0.3)
+    assert not found
+    then()
+    started = time.monotonic()
+    poller.join(60)
+    # Long before the poll would have ended by itself.
+    assert time.monotonic() - started < 15
+    return found[0]

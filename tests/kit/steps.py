@@ -28,9 +28,16 @@ class How(Enum):
 
 
 class Steps:
-    """Counts steps of all kinds while it is armed, and says of the n-th how it is to fail."""
+    """Counts steps of all kinds while it is armed, and says of the n-th how it is to fail.
 
-    def __init__(self) -> None:
+    Of what does not last by itself, which is what its transaction comes to, only the first and one in ``every`` are
+    steps; ``seed`` says which.
+    """
+
+    def __init__(self, *, every: int = 1, seed: int = 0) -> None:
+        self._every = every
+        self._seed = seed
+        self._passing = 0
         self._at = 0
         self._how = How.NOT_DONE
         self.count = 0
@@ -40,7 +47,7 @@ class Steps:
     @contextmanager
     def failing(self, at: int, how: How) -> Iterator[None]:
         """Within, the step with the number ``at``, from 1 on, fails; all before and after it work."""
-        self._at, self._how, self.count, self.failed = at, how, 0, ""
+        self._at, self._how, self.count, self.failed, self._passing = at, how, 0, "", 0
         try:
             yield
         finally:
@@ -53,6 +60,10 @@ class Steps:
         """
         if not self._at or (self._how is How.DENIED and not lasts):
             return None
+        if not lasts:
+            self._passing += 1
+            if self._passing > 1 and (self._passing + self._seed) % self._every:
+                return None
         self.count += 1
         if self.count != self._at:
             return None
@@ -182,6 +193,9 @@ class SteppedWakeUps:
         self.woken.append(queue)
         if how is How.DENIED:
             raise UnavailableError("The broker is away")
+
+    def mend(self, queue: str) -> None:
+        """Nothing is broken."""
 
     def dead_letters(self) -> int:
         """Nothing was given up."""

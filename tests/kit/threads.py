@@ -15,7 +15,7 @@ def together(count: int, work: Callable[[int], T]) -> list[T]:
     start = threading.Barrier(count)
 
     def run(number: int) -> T:
-        start.wait(10)
+        start.wait(60)
         return work(number)
 
     with ThreadPoolExecutor(count) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ from workers.handlers import Hands
 
 T = TypeVar("T")
 
+EVERY = int(os.environ.get("KMB_TEST_STATEMENTS", "5"))
+"""One in so many statements fails in its turn; `make test-crash` has each of them fail."""
+SEED = int(os.environ.get("KMB_TEST_SEED") or secrets.randbits(32))
 _PATIENCE = 12
 """How often leases and pauses may have to end until workers are done with what a failure left."""
 _ROUNDS = 4
@@ -271,7 +275,7 @@ def patiently(call: Callable[[], T]) -> T:
 @contextmanager
 def town(url: str, home: Path, broker_url: str, prefix: str, **settings: Any) -> Iterator[Town]:
     """Open a town on a migrated database without rows."""
-    steps = Steps()
+    steps = Steps(every=EVERY, seed=SEED)
     store = SteppedStore(url, steps)
     office = open_office(
         store, home, passphrase=PASSPHRASE.decode(), webhook_allow_private=True, order_cap=100_000, **settings

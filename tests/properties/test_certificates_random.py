@@ -44,7 +44,7 @@ from tests.kit.authority import NOW, Authority
 from tests.kit.crowd import Crowd, Wish
 from tests.kit.office import SteppedClock
 
-COUNT = int(os.environ.get("KMB_TEST_REQUESTS", "3000"))
+COUNT = int(os.environ.get("KMB_TEST_REQUESTS", "1500"))
 SEED = int(os.environ.get("KMB_TEST_SEED") or secrets.randbits(32))
 K = CertificateKind
 CAPABILITIES = library.ObjectIdentifier("1.2.840.113549.1.9.15")

@@ -21,13 +21,13 @@ def test_what_arrives_during_a_call_is_the_next_call() -> None:
     def double(items: Sequence[int]) -> list[int]:
         batches.append(list(items))
         started.set()
-        assert gate.wait(5)
+        assert gate.wait(60)
         return [2 * item for item in items]
 
     async def scenario() -> list[int]:
         gathering = Gathering(double)
         tasks = [asyncio.create_task(gathering.submit(0))]
-        assert await asyncio.to_thread(started.wait, 5)
+        assert await asyncio.to_thread(started.wait, 60)
         tasks += [asyncio.create_task(gathering.submit(item)) for item in range(1, 151)]
         await asyncio.sleep(0.01)
         gate.set()
@@ -89,7 +89,7 @@ def test_several_batches_at_once() -> None:
         under_way.append(len(items))
         most.append(len(under_way))
         begun.release()
-        assert gate.wait(5)
+        assert gate.wait(60)
         under_way.pop()
         return list(items)
 
@@ -98,7 +98,7 @@ def test_several_batches_at_once() -> None:
         tasks = []
         for item in range(2):
             tasks.append(asyncio.create_task(gathering.submit(item)))
-            assert await asyncio.to_thread(begun.acquire, timeout=5)
+            assert await asyncio.to_thread(begun.acquire, timeout=60)
         tasks += [asyncio.create_task(gathering.submit(item)) for item in range(2, 10)]
         await asyncio.sleep(0.02)
         assert most == [1, 2]
@@ -130,7 +130,7 @@ def test_when_there_is_no_room() -> None:
     gate = threading.Event()
 
     def slowly(items: Sequence[int]) -> list[int]:
-        assert gate.wait(5)
+        assert gate.wait(60)
         return list(items)
 
     async def scenario() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -31,9 +32,12 @@ def played(test: Callable[[Shares, Time], Coroutine[Any, Any, None]]) -> Callabl
     def run() -> None:
         async def inner() -> None:
             time = Time()
-            await asyncio.wait_for(test(Shares(time), time), 20)
+            await asyncio.wait_for(test(Shares(time), time), 120)
 
-        asyncio.run(inner())
+        with pytest.MonkeyPatch.context() as patch:
+            # Who waits does so by the machine's clock.
+            patch.setattr(shares, "PATIENCE_SECONDS", 60.0)
+            asyncio.run(inner())
 
     run.__doc__ = test.__doc__
     return run
@@ -44,6 +48,12 @@ async def _take(who: Shares, lane: str, count: int) -> list[dict[str, Any]]:
     for scope in scopes:
         await who.turn(scope, lane)
     return scopes
+
+
+def _much_asked(time: Time) -> None:
+    """Let time pass until who has a turn now has had one for long; nobody is forgotten meanwhile."""
+    time.now += 3 * shares.LIGHT_SECONDS
+    assert 3 * shares.LIGHT_SECONDS < shares.REMEMBERED_SECONDS
 
 
 async def _settled() -> None:
@@ -69,12 +79,14 @@ async def test_another_finds_room(some: Shares, time: Time) -> None:
     waiting = [asyncio.create_task(some.turn({}, "flood")) for _ in range(50)]
     await _settled()
     (victim,) = await _take(some, "victim", 1)
+    _much_asked(time)
     for scope in flood[: shares.ALONE - shares.SHARED // 2]:
         shares.end(scope)
     await _settled()
+    await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
     assert not any(task.done() for task in waiting)
     shares.end(flood[-1])
-    await _settled()
+    await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
     assert sum(task.done() for task in waiting) == 1
     shares.end(victim)
     time.now += shares.REMEMBERED_SECONDS + 1
@@ -95,6 +107,7 @@ async def test_a_line_has_an_end(some: Shares, time: Time) -> None:
     with pytest.raises(BusyError):
         await some.turn({}, "flood")
     (scope,) = await _take(some, "other", 1)
+    _much_asked(time)
     for task in waiting[shares.SHORT_LINE - 1 :]:
         task.cancel()
     await asyncio.gather(*waiting[shares.SHORT_LINE - 1 :], return_exceptions=True)
@@ -115,6 +128,7 @@ async def test_a_line_has_an_end(some: Shares, time: Time) -> None:
 async def test_who_rests_is_in_nobodys_way(some: Shares, time: Time) -> None:
     """A long poll has no turn while it waits, and gets one for each look."""
     await _take(some, "other", 1)
+    _much_asked(time)
     scopes = await _take(some, "acme", shares.SHARED // 2)
     turns = [scope["keymailbox.turn"] for scope in scopes]
     for turn in turns:
@@ -137,7 +151,7 @@ async def test_lanes_take_turns_for_a_place(some: Shares, time: Time) -> None:
     """A long line does not get more than a short one."""
     half = shares.SHARED // 2
     first, second = await _take(some, "a", half), await _take(some, "b", half)
-    waiting = {lane: [asyncio.create_task(some.turn({}, lane)) for _ in range(20)] for lane in ("a", "b")}
+    waiting = {lane: [asyncio.create_task(some.turn({}, lane)) for _ in range(10)] for lane in ("a", "b")}
     await _settled()
     for scope in [*first, *second]:
         shares.end(scope)
@@ -186,19 +200,113 @@ async def test_who_has_a_line_lets_others_go_first(some: Shares, time: Time) -> 
     for name in ("b", "c"):
         (scope,) = await _take(some, name, 1)
         shares.end(scope)
-    assert await served(flood[0]) == 1
+    assert await served(flood[0]) == 0
     assert await served(flood[1]) == 1
-    for count in (1, 2):
-        (scope,) = await _take(some, "b", 1)
+    for name in ("b", "c"):
+        (scope,) = await _take(some, name, 1)
         shares.end(scope)
-        await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
-        assert sum(task.done() for task in line) == count
-    # Who takes long is waited for no more.
     assert await served(told[0]) == 2
+    # None has begun since.
+    assert await served(told[1]) == 2
+    # Who takes long is waited for no more.
     time.now += shares.QUIET_SECONDS
-    assert await served(told[1]) > 2
+    await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
+    assert sum(task.done() for task in line) == 3
     shares.end(quiet)
     watching.cancel()
+    for task in line:
+        task.cancel()
+    await asyncio.gather(*line, return_exceptions=True)
+
+
+@played
+async def test_who_asks_for_little_has_the_room(some: Shares, time: Time) -> None:
+    """While such a tenant is there, a line has one turn at a time, and a pause three times as long after it."""
+    (light,) = await _take(some, "light", 1)
+    flood = await _take(some, "flood", shares.SHARED // 2)
+    line = [asyncio.create_task(some.turn({}, "flood")) for _ in range(shares.SHORT_LINE // 2)]
+    await _settled()
+    with pytest.raises(BusyError):
+        some.look("flood")
+    shares.end(light)
+    assert _pause_after(some, time, flood[0]) == pytest.approx(0.01 * shares.FOR_LIGHT_PAUSE)
+    await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
+    assert not any(task.done() for task in line)
+    shares.end(flood[1])
+    await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
+    assert sum(task.done() for task in line) == 1
+    await _cancelled(line)
+
+
+@played
+async def test_who_never_rests_does_not_ask_for_little(some: Shares, time: Time) -> None:
+    """One that has a turn all the time, or has not asked lately, costs who has a line no more than its own turns."""
+    (busy,) = await _take(some, "busy", 1)
+    _much_asked(time)
+    shares.end(busy)
+    # It asks again at once.
+    await _take(some, "busy", 1)
+    flood = await _take(some, "flood", shares.SHARED // 2)
+    line = [asyncio.create_task(some.turn({}, "flood")) for _ in range(4)]
+    await _settled()
+    assert _pause_after(some, time, flood[0]) == pytest.approx(0.01)
+    await asyncio.sleep(2 * shares.LONGEST_PAUSE_SECONDS)
+    assert sum(task.done() for task in line) == 1
+    await _cancelled(line)
+
+
+@played
+async def test_many_who_have_lines_share_the_pause(some: Shares, time: Time) -> None:
+    """One that floods is held back; where many have much to do, they are not all held back for one that has little."""
+    (light,) = await _take(some, "light", 1)
+    shares.end(light)
+    lanes = [f"busy-{number}" for number in range(shares.FOR_LIGHT_PAUSE + 1)]
+    turns = [await _take(some, lane, 1) for lane in lanes]
+    line = [asyncio.create_task(some.turn({}, lane)) for lane in lanes for _ in range(2)]
+    await _settled()
+    assert _pause_after(some, time, turns[0][0]) == pytest.approx(0.01)
+    await _cancelled(line)
+
+
+@played
+async def test_who_was_there_a_while_ago_does_not_ask_for_little_now(some: Shares, time: Time) -> None:
+    """It still counts as being there."""
+    (light,) = await _take(some, "light", 1)
+    shares.end(light)
+    time.now += 2 * shares.LIGHT_SECONDS
+    flood = await _take(some, "flood", shares.SHARED // 2)
+    line = [asyncio.create_task(some.turn({}, "flood")) for _ in range(4)]
+    await _settled()
+    assert _pause_after(some, time, flood[0]) == pytest.approx(0.01)
+    await _cancelled(line)
+
+
+@played
+async def test_what_is_large_is_not_held_by_its_own_tenant(some: Shares, time: Time) -> None:
+    """Nobody has proved whose a large body is: for its lane, its own tenant would be another that asks for little."""
+    (own,) = await _take(some, "acme", 1)
+    shares.end(own)
+    lane = f"{shares.LARGE}127.0.0.1"
+    bodies = await _take(some, lane, shares.SHARED)
+    line = [asyncio.create_task(some.turn({}, lane)) for _ in range(4)]
+    await _settled()
+    assert _pause_after(some, time, bodies[0]) == pytest.approx(0.01)
+    await _cancelled(line)
+
+
+def _pause_after(some: Shares, time: Time, scope: dict[str, Any]) -> float:
+    """End a turn that took 10 ms more, and return after how long it is given to the next."""
+    loop, pauses = asyncio.get_running_loop(), list[float]()
+    later = loop.call_later
+    setattr(loop, "call_later", lambda delay, *what: (pauses.append(delay), later(delay, *what))[1])  # noqa: B010
+    time.now += 0.01
+    shares.end(scope)
+    setattr(loop, "call_later", later)  # noqa: B010
+    [pause] = pauses
+    return pause
+
+
+async def _cancelled(line: list[asyncio.Task[None]]) -> None:
     for task in line:
         task.cancel()
     await asyncio.gather(*line, return_exceptions=True)
@@ -269,11 +377,14 @@ async def test_many_refusals_are_held(some: Shares, time: Time) -> None:
 def test_rates_are_of_one_tenant() -> None:
     """Who has used up its rate is told when to come again; looking costs nothing, and others are not held."""
     rates = Rates(load_settings(rate_requests=2, rate_bytes=100))
-    for _ in range(20):
-        rates.look("acme")
-        rates.spend("acme", 0)
+    spent, began = 0, monotonic()
     with pytest.raises(BusyError) as caught:
-        rates.spend("acme", 0)
+        while spent < 1000:
+            rates.look("acme")
+            rates.spend("acme", 0)
+            spent += 1
+    # Ten seconds' worth, and what time has brought; between two windows there is room for one more.
+    assert 20 <= spent <= 22 + 2 * (monotonic() - began)
     assert caught.value.retry_after and "2 requests" in caught.value.message
     with pytest.raises(BusyError):
         rates.look("acme")

@@ -151,10 +151,10 @@ def messages_read(der: bytes) -> object:
 def test_the_work_for_a_mac_is_bounded() -> None:
     """A billion rounds are refused before the first (CMP-003); the most that is taken is done in a moment."""
     _, protect = cmp.by_secret(rounds=100_000)
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ProfileError, match="CMP-003"):
         messages.parse(cmp.first(protect=cmp.by_secret(rounds=1_000_000_000, honest=1)))
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
     message = messages.parse(cmp.first(protect=cmp.by_secret(rounds=100_000)))
     assert isinstance(message.algorithm, MacParameters)
     message.algorithm.verify(message.protection, cmp.SECRET, message.protected)

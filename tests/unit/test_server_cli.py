@@ -336,10 +336,10 @@ def serving(place: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_api_serves_and_stops(serving: tuple[subprocess.Popen[str], str]) -> None:
     """The API starts, answers, logs JSON lines with the request's id, and stops in order on SIGTERM."""
     process, url = serving
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
-            answer = httpx2.get(f"{url}/v1/ca?secret=hidden", trust_env=False)
+            answer = httpx2.get(f"{url}/v1/ca?secret=hidden", timeout=60, trust_env=False)
             break
         except httpx2.ConnectError:
             assert time.monotonic() < deadline
@@ -347,7 +347,7 @@ def test_api_serves_and_stops(serving: tuple[subprocess.Popen[str], str]) -> Non
             time.sleep(0.05)
     assert answer.status_code == 200
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=120)
     assert process.returncode in (0, -signal.SIGTERM)
     lines = [json.loads(line) for line in log.splitlines()]
     [request] = [line for line in lines if line.get("event") == "request"]

@@ -17,7 +17,7 @@ from pki.server import bootstrap
 from pki.server.settings import load_settings
 from tests.kit.daemons import LOOPBACK, free_port
 
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Serving:

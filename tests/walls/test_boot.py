@@ -43,4 +43,4 @@ def test_the_server_boots_without_the_tenants_side(tmp_path: Path) -> None:
         assert "the wall stands" in log.read_text()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)

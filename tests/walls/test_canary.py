@@ -54,7 +54,7 @@ def test_the_search_finds_what_is_planted(pair: Pair, form: str) -> None:
     log.write_bytes(b"before" + shape + b"after")
     try:
         _plant(installation, shape)
-        found = wait_until(lambda: _found(pair, bird), 10)
+        found = wait_until(lambda: _found(pair, bird))
     finally:
         installation.sql("DROP TABLE planted")
         log.unlink()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pki.core.certificates import CertificateState, RequestState
 from pki.core.deposits import DepositState
 from pki.core.x509 import CertificateKind
+from pki.server.api import bodies
 
 Base64 = Annotated[str, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
@@ -248,7 +249,7 @@ class Collected(_Answer):
 class NotCollected(_Answer):
     """A deposit that was asked for and not handed out."""
 
-    id: Hex
+    id: bodies.AnyId
     error: Problem
 
 
@@ -278,7 +279,7 @@ class Answered(_Answer):
 class NotAnswered(_Answer):
     """An answer that was handed in and not taken."""
 
-    deposit_id: Hex
+    deposit_id: bodies.AnyId
     error: Problem
 
 

@@ -7,7 +7,7 @@ import base64
 import binascii
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect, Request
 
 from pki.core.errors import KeymailboxError, MalformedError, TooLargeError, UsageError
@@ -24,19 +24,31 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
+AnyId = Annotated[str, Field(max_length=64)]
+"""An id among several: one that names nothing, or cannot, is told for itself and fails no other."""
+
 M = TypeVar("M", bound=Message)
 
 
-def _decode(value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise ValueError("must be base64 text")
+def unb64(text: str) -> bytes | None:
+    """Return what base64 in JSON stands for (RFC 4648 §4); None where it is none."""
     try:
-        return base64.b64decode(value, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("must be base64 text (RFC 4648 §4)") from None
+        return None
 
 
-Base64 = Annotated[bytes, BeforeValidator(_decode), WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
+def _decode(value: Any) -> bytes:
+    decoded = unb64(value) if isinstance(value, str) else None
+    if decoded is None:
+        raise ValueError("must be base64 text (RFC 4648 §4)")
+    return decoded
+
+
+_SCHEMA = WithJsonSchema({"type": "string", "contentEncoding": "base64"})
+Base64 = Annotated[bytes, BeforeValidator(_decode), _SCHEMA]
+Base64Text = Annotated[str, _SCHEMA]
+"""The same where each of several is looked at by itself, so that a bad one does not fail the others."""
 
 
 def b64(data: bytes) -> str:

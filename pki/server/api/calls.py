@@ -22,6 +22,7 @@ from pki.server.api import bodies, shares
 from pki.server.api.entrance import SMALL, Entrance
 from pki.server.api.gathering import Gathering
 from pki.server.api.places import Places
+from pki.server.api.problems import UNSPENT
 from pki.server.api.shares import LARGE, STRANGERS
 from pki.server.api.waiting import Waiting
 from pki.server.facts import Caller, ReceiptRecord
@@ -84,12 +85,26 @@ class Call:
         """Where signed requests come in, and deposits are gathered."""
         return entrance_of(self.request)
 
+    async def spend(self) -> None:
+        """Use up the ticket of one that was only `verified`. Raises AccessError, ReplayedError, UnavailableError."""
+        self._spent()
+        await self.entrance.spend(self.ticket, reading=self.request.method in _READING)
+
+    async def poll(self) -> int:
+        """Return the last number in the caller's own mailbox, and spend the ticket with it; raises as `spend` does."""
+        self._spent()
+        return await self.entrance.poll(self.ticket)
+
+    def _spent(self) -> None:
+        self.request.scope.pop(UNSPENT, None)
+
     async def hand(self, items: Sequence[Arrival | KeymailboxError]) -> list[Accepted | KeymailboxError]:
         """Hand in deposits that were read, and spend the ticket with them; one answer for each.
 
         What is wrong goes this way too: such a request is good once as well. Raises what is wrong with the ticket, and
         UnavailableError.
         """
+        self._spent()
         return await self.entrance.accept(items, self.ticket)
 
     async def briefly(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -136,7 +151,7 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 async def signed(request: Request) -> Call:
     """Authenticate a request (RFC 9421). Raises AccessError, ReplayedError, TooLargeError, UnavailableError."""
     call = await verified(request)
-    await call.entrance.spend(call.ticket, reading=request.method in _READING)
+    await call.spend()
     return call
 
 
@@ -172,7 +187,9 @@ async def verified(request: Request, largest: int | None = None) -> Call:
     instance = ticket.caller.instance
     await entrance.take_turn(request.scope, ticket, len(body))
     structlog.contextvars.bind_contextvars(caller=str(instance.address))
-    return Call(ticket, body, request, deps.scoped([instance.tenant]))
+    call = Call(ticket, body, request, deps.scoped([instance.tenant]))
+    request.scope[UNSPENT] = call.spend
+    return call
 
 
 async def _verified(request: Request) -> Call:

@@ -41,12 +41,16 @@ class Entrance:
         self.shares = Shares(time.monotonic)
         # Threads of their own: a commit never waits behind a hundred slow reports. SQLite has one writer anyway.
         at_once = _COMMITS_AT_ONCE if deps.store.dialect == "postgresql" else 1
-        self._executor = ThreadPoolExecutor(4 * at_once + 1, "gathering")
+        self._executor = ThreadPoolExecutor(5 * at_once + 1, "gathering")
         gathered = partial(Gathering, executor=self._executor)
         # What waits for no disk does not wait for company either: a poll would be longer under way than it takes.
         self._finding: Gathering[str, Instance | None] = gathered(partial(calls.find, deps))
+        memory = Memory()
         self._reading: Gathering[Ticket, KeymailboxError | None] = gathered(
-            partial(calls.spend_for_reading, deps, Memory()), at_once=at_once, patient=False
+            partial(calls.spend_for_reading, deps, memory), at_once=at_once, patient=False
+        )
+        self._polling: Gathering[Ticket, int | KeymailboxError] = gathered(
+            partial(mailbox.poll, deps, memory), at_once=at_once, patient=False
         )
         self._changing: Gathering[Ticket, KeymailboxError | None] = gathered(
             partial(calls.spend_for_changes, deps), at_once=at_once
@@ -54,7 +58,7 @@ class Entrance:
         self.numbers: Gathering[Address, int] = gathered(
             partial(mailbox.last_numbers, deps), at_once=at_once, patient=False
         )
-        """Where polls are gathered: the last number given out in a mailbox."""
+        """Where those who wait are gathered: the last number given out in a mailbox."""
         self._accepting: Gathering[Handed, list[Answer] | KeymailboxError] = gathered(
             partial(accept_all, deps), at_once=at_once, weigh=lambda handed: max(len(handed.items), 1)
         )
@@ -77,6 +81,17 @@ class Entrance:
         self._remember(ticket, error)
         if error is not None:
             raise error
+
+    async def poll(self, ticket: Ticket) -> int:
+        """Return the last number given out in the caller's own mailbox, and use up the ticket; raises as `spend` does.
+
+        Both in one commit, with those of other requests: most polls ask for no more.
+        """
+        found = await self._polling.submit(ticket)
+        self._remember(ticket, found)
+        if isinstance(found, KeymailboxError):
+            raise found
+        return found
 
     async def accept(self, items: Sequence[Arrival | KeymailboxError], ticket: Ticket) -> list[Answer]:
         """Store deposits with those of other requests, and use up the ticket with them; raises as `spend` does."""

@@ -19,12 +19,12 @@ router = APIRouter(prefix="/v1/mailboxes", tags=["mailboxes"])
 class Collection(bodies.Message):
     """What to fetch."""
 
-    ids: Annotated[list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(min_length=1, max_length=100)]
+    ids: Annotated[list[bodies.AnyId], Field(min_length=1, max_length=100)]
 
 
 @router.get("/{tenant}/{instance}", summary="Poll a mailbox", responses=answers.tells(answers.Mailbox))
 async def poll(
-    call: calls.Signed,
+    call: calls.Verified,
     tenant: calls.Label,
     instance: calls.Label,
     after: calls.Position = 0,
@@ -32,19 +32,29 @@ async def poll(
     wait: calls.Wait = 0,
 ) -> Response:
     """Return what came after the number ``after``; with ``wait``, as soon as there is something."""
-    address = calls.address_in(tenant, instance)
-    mailbox.check_page(call.caller, address, after, limit)
+    try:
+        address = calls.address_in(tenant, instance)
+        mailbox.check_page(call.caller, address, after, limit)
+    except KeymailboxError:
+        # Such a request is good once as well.
+        await call.spend()
+        raise
 
     def page() -> list[dict[str, Any]]:
         return [deposit_object(one) for one in mailbox.page(call.deps, call.caller, address, after, limit)]
 
-    async def look() -> list[dict[str, Any]]:
+    async def past(newest: int) -> list[dict[str, Any]]:
         # Most polls find nothing: that is asked for many at once.
-        if await call.entrance.numbers.submit(address) <= after:
-            return []
-        return await calls.run(page)
+        return await calls.run(page) if newest > after else []
 
-    items = await call.until([f"mailbox:{address}"], wait, look, bool)
+    async def look() -> list[dict[str, Any]]:
+        return await past(await call.entrance.numbers.submit(address))
+
+    if wait:
+        await call.spend()
+        items = await call.until([f"mailbox:{address}"], wait, look, bool)
+    else:
+        items = await past(await call.poll())
     return await calls.long_answer({"items": items, "next": items[-1]["sequence"] if items else after}, len(items))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -25,6 +25,8 @@ EST = "/.well-known/est"
 """Below this path, errors are told in words."""
 TYPE_PREFIX = "https://keymailbox.invalid/problems/"
 RETRY_AFTER_SECONDS = 2
+UNSPENT = "keymailbox.unspent"
+"""Where a request's scope has what uses up its ticket, between its signature and what it asks for."""
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +198,13 @@ def _told(request: Request, error: KeymailboxError) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """Queries and paths that do not fit their declared types."""
+    """Queries and paths that do not fit their declared types: a request that is signed is good once all the same."""
+    spend: Callable[[], Awaitable[None]] | None = request.scope.get(UNSPENT)
+    if spend is not None:
+        try:
+            await spend()
+        except KeymailboxError as wrong:
+            return await _ours(request, wrong)
     found = error.errors()[0] if isinstance(error, RequestValidationError) and error.errors() else {}
     place = ".".join(str(part) for part in found.get("loc", ()))
     return _told(request, errors.UsageError(str(found.get("msg") or "The request cannot be read"), on=place))

@@ -19,8 +19,8 @@ router = APIRouter(prefix="/v1", tags=["receipts"])
 class Answer(bodies.Message):
     """One answer: a SignedData over KeyPackageReceipt or KeyPackageError, in DER and base64."""
 
-    deposit_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    receipt: bodies.Base64
+    deposit_id: bodies.AnyId
+    receipt: bodies.Base64Text
 
 
 class Answers(bodies.Message):
@@ -54,7 +54,8 @@ async def hand_in(call: calls.Signed, deposit_id: calls.Id) -> Response:
 async def hand_in_many(call: calls.Signed) -> Response:
     """Store answers that the recipient signed, by one commit; each is told for itself, in the order given."""
     told = bodies.parse(call.request, call.body, Answers)
-    items = [(call.caller, item.deposit_id, item.receipt) for item in told.items]
+    # What is no base64 is no receipt either: it is told for itself, as other bytes that cannot be read are.
+    items = [(call.caller, item.deposit_id, bodies.unb64(item.receipt) or b"") for item in told.items]
     results = await calls.run(receipts.answer_all, call.deps, items)
     return calls.answer({"items": [_item(name, result) for (_, name, _), result in zip(items, results, strict=True)]})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -36,8 +37,15 @@ RETRY_SECONDS = 1
 LATE_SECONDS = 0.005
 """When what is due runs later than this, the process does not keep up."""
 LONGEST_PAUSE_SECONDS = 0.1
-"""A turn of who has a line is followed by a pause as long as it was, longer while the process still does not keep up:
-this at most. What is left in between is for the others."""
+"""A turn of who has a line is followed by a pause as long as it was, or longer (see above and below, and while the
+process still does not keep up): this at most. What is left in between is for the others."""
+LIGHT, LIGHT_SECONDS = 0.75, 0.5
+"""Who has asked within this time, had fewer turns than this at once on average over about as long, and has no line,
+asks for little."""
+FOR_LIGHT_PAUSE = 3
+"""While such a tenant is there, who has a line has one turn at a time and a pause so many times as long after it; those
+who have lines share that: held back is one that floods, and not a server that has much to do for many. Their lines are
+half as long, for who waits at the end waits longer."""
 STRANGERS_PAUSE = 8
 """After a stranger's the pause is so many times as long: what anybody may ask is answered quickly, and asked again."""
 AT_ONCE = 20
@@ -71,6 +79,27 @@ class Turn:
             self._held, self._since = True, self._shares.now()
 
 
+class _Use:
+    """How many turns a tenant has, and had on average lately."""
+
+    __slots__ = ("_average", "_since", "_turns", "last")
+
+    def __init__(self, now: float, turns: int) -> None:
+        self.last = now
+        """When it last asked."""
+        self._turns = turns
+        self._average = float(turns)
+        self._since = now
+
+    def count(self, change: int, now: float) -> None:
+        self._average = self.average(now)
+        self._since = now
+        self._turns += change
+
+    def average(self, now: float) -> float:
+        return self._turns + (self._average - self._turns) * math.exp((self._since - now) / LIGHT_SECONDS)
+
+
 class Shares:
     """The turns of one process; used in its event loop."""
 
@@ -79,7 +108,8 @@ class Shares:
         self._clock = clock
         self._taken: Counter[str] = Counter()
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._seen: OrderedDict[str, _Use] = OrderedDict()
+        """Tenants that were there lately, who asked last at the end."""
         self._begun = 0
         """How many requests of tenants found their turn without a line."""
         self._passed: dict[str, int] = {}
@@ -101,8 +131,9 @@ class Shares:
 
         Nothing is counted: so it may be asked about who a request says that it is from.
         """
-        line = self._lines.get(lane)
-        room = LINE if self._allowed(lane, self._clock()) == ALONE else SHORT_LINE
+        line, now = self._lines.get(lane), self._clock()
+        light = self._is_somebody_light(now)
+        room = LINE if self._allowed(lane, now, light=light) == ALONE else SHORT_LINE // 2 if light else SHORT_LINE
         if line and len(line) - self._patient[lane] >= room:
             raise BusyError("Too many requests of yours are under way", on=lane, retry_after=RETRY_SECONDS)
 
@@ -117,11 +148,15 @@ class Shares:
         now = self._clock()
         known = _is_known(lane)
         if known:
-            self._seen[lane] = now
+            if lane not in self._seen:
+                # One that was forgotten may still have turns.
+                self._seen[lane] = _Use(now, self._taken[lane])
+            self._seen[lane].last = now
             self._seen.move_to_end(lane)
         line = self._lines.get(lane)
-        if not line and self._taken[lane] < self._allowed(lane, now):
-            self._taken[lane] += 1
+        # Without a line of its own it makes no difference to it whether somebody asks for little.
+        if not line and self._taken[lane] < self._allowed(lane, now, light=False):
+            self._count(lane, 1, now)
             self._begun += known
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -149,8 +184,13 @@ class Shares:
     def leave(self, lane: str, since: float) -> None:
         """Give back a turn that was taken at ``since``, to who waits: one of each lane, in turn."""
         now = self._clock()
-        if lane in self._lines and self._allowed(lane, now) < ALONE:
-            length = (now - since) * (STRANGERS_PAUSE if lane.startswith(STRANGERS) else 1)
+        light = self._is_somebody_light(now)
+        if lane in self._lines and self._allowed(lane, now, light=light) < ALONE:
+            length = now - since
+            if lane.startswith(STRANGERS):
+                length *= STRANGERS_PAUSE
+            elif light and _is_known(lane):
+                length *= max(1.0, FOR_LIGHT_PAUSE / sum(map(_is_known, self._lines)))
             pause = min(LONGEST_PAUSE_SECONDS, max(self._pause, length))
             asyncio.get_running_loop().call_later(pause, self._give_back, lane)
         else:
@@ -190,21 +230,27 @@ class Shares:
             self._go_on()
 
     def _give_back(self, lane: str) -> None:
-        self._taken[lane] -= 1
+        self._count(lane, -1, self._clock())
         if not self._taken[lane]:
             del self._taken[lane]
         self._go_on()
 
+    def _count(self, lane: str, change: int, now: float) -> None:
+        self._taken[lane] += change
+        use = self._seen.get(lane)
+        if use is not None:
+            use.count(change, now)
+
     def _go_on(self) -> None:
         now = self._clock()
-        quiet = self._is_somebody_quiet(now)
-        while waiting := [name for name in self._lines if self._may_go_on(name, now, quiet=quiet)]:
+        quiet, light = self._is_somebody_quiet(now), self._is_somebody_light(now)
+        while waiting := [name for name in self._lines if self._may_go_on(name, now, quiet=quiet, light=light)]:
             for name in waiting:
                 line = self._lines.pop(name)
                 future = line.popleft()
                 # One that was just given up is not there to take it.
                 if not future.done():
-                    self._taken[name] += 1
+                    self._count(name, 1, now)
                     self._passed[name] = self._begun
                     future.set_result(None)
                 if line:
@@ -213,26 +259,41 @@ class Shares:
                 else:
                     self._passed.pop(name, None)
 
-    def _allowed(self, lane: str, now: float) -> int:
-        while self._seen and next(iter(self._seen.values())) < now - REMEMBERED_SECONDS:
+    def _allowed(self, lane: str, now: float, *, light: bool) -> int:
+        while self._seen and next(iter(self._seen.values())).last < now - REMEMBERED_SECONDS:
             self._seen.popitem(last=False)
         if len(self._seen) <= _is_known(lane):
             return ALONE
         if lane.startswith(LARGE):
             # Whose they are is not proved yet, and most are tenants' batches: reading them costs little.
             return self._room
+        if light and lane in self._lines:
+            return LEAST
         # Room for one more: who comes now and then finds it. What nobody has signed has the least of it.
         sharing = TIGHT if lane.startswith(STRANGERS) else max(2, len(self._taken))
         return max(LEAST, self._room // sharing)
 
-    def _may_go_on(self, lane: str, now: float, *, quiet: bool) -> bool:
+    def _may_go_on(self, lane: str, now: float, *, quiet: bool, light: bool) -> bool:
         yields = quiet and not lane.startswith(LARGE) and self._begun < self._passed.get(lane, 0) + YIELDS
-        return not yields and self._taken[lane] < self._allowed(lane, now)
+        return not yields and self._taken[lane] < self._allowed(lane, now, light=light)
 
     def _is_somebody_quiet(self, now: float) -> bool:
         """Tell whether a tenant that has no line has a turn since a moment; who takes long is waited for by nobody."""
         last = now - QUIET_SECONDS
-        return any(self._seen.get(lane, 0.0) > last and lane not in self._lines for lane in self._taken)
+        return any(
+            lane in self._seen and self._seen[lane].last > last and lane not in self._lines for lane in self._taken
+        )
+
+    def _is_somebody_light(self, now: float) -> bool:
+        """Tell whether a tenant that asks for little was there just now; while nobody has a line it does not matter."""
+        if not self._lines:
+            return False
+        for lane, use in reversed(self._seen.items()):
+            if use.last < now - LIGHT_SECONDS:
+                return False
+            if lane not in self._lines and use.average(now) < LIGHT:
+                return True
+        return False
 
     def _forget(self, lane: str, future: asyncio.Future[None]) -> None:
         line = self._lines.get(lane)

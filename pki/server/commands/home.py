@@ -67,7 +67,11 @@ def migrate(
     from pki.server.services import retention
 
     with opened(home) as deps:
-        typer.echo(f"schema  {bootstrap.migrate(deps.settings)}")
+        version = bootstrap.migrate(deps.settings, lambda told: typer.echo(f"note    {told}", err=True))
+        typer.echo(f"schema  {version}")
+        if deps.store.is_later():
+            typer.echo("note    the schema is a later release's: nothing was changed", err=True)
+            return
         made = retention.prepare(deps)
         if made:
             typer.echo(f"made    {made} partitions for the bodies of deposits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -164,18 +164,22 @@ def spend_for_changes(deps: Deps, tickets: Sequence[Ticket]) -> list[KeymailboxE
         return spend(unit, tickets)
 
 
-def spend_for_reading(deps: Deps, memory: Memory, tickets: Sequence[Ticket]) -> list[KeymailboxError | None]:
+def spend_for_reading(
+    deps: Deps, memory: Memory, tickets: Sequence[Ticket], look: Callable[[Unit], None] = lambda _: None
+) -> list[KeymailboxError | None]:
     """Use up the tickets of requests that change nothing, in one commit that does not wait for the disk.
+
+    ``look`` reads in the same unit what they ask for; it is for those that turn out to be good.
 
     Should the database crash just then, such a request can be read once more within its five minutes (ADR 19). While
     the disk is full they are remembered by this process alone, and reading goes on (ADR 27).
     """
     try:
-        with deps.store.unit() as unit:
-            store.may_be_lost(unit)
+        with deps.store.unit(durable=False) as unit:
             own = _own(unit, tickets)
             good = [ticket for ticket, its in zip(tickets, own, strict=True) if its]
             fresh = store.use_nonces(unit, [_nonce(one) for one in good])
+            look(unit)
     except FullError:
         now = deps.clock.now()
         with deps.store.read() as unit:
@@ -186,6 +190,7 @@ def spend_for_reading(deps: Deps, memory: Memory, tickets: Sequence[Ticket]) -> 
         here = [memory.use(one, now) for one in good]
         with deps.store.read() as unit:
             written = store.seen(unit, [_nonce(one) for one in good])
+            look(unit)
         return _judged(tickets, own, [new and not was for new, was in zip(here, written, strict=True)])
     here = [memory.used(one) for one in good]
     return _judged(tickets, own, [new and not was for new, was in zip(fresh, here, strict=True)])

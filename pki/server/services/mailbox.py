@@ -20,7 +20,7 @@ from pki.core.events import EventType
 from pki.core.ids import DepositId
 from pki.core.tenants import Address
 from pki.server.facts import Caller, DepositRecord, ReceiptRecord
-from pki.server.services import retention, signers
+from pki.server.services import calls, retention, signers
 from pki.server.services.deps import Deps
 from pki.server.services.events import of_deposit
 from pki.server.services.receipts import answer_all
@@ -56,6 +56,22 @@ def last_numbers(deps: Deps, addresses: Sequence[Address]) -> list[int]:
     with deps.store.scoped([address.tenant for address in addresses]).read() as unit:
         found = deposit_store.last_numbers(unit, addresses)
     return [found.get(address, 0) for address in addresses]
+
+
+def poll(deps: Deps, memory: calls.Memory, tickets: Sequence[calls.Ticket]) -> list[int | KeymailboxError]:
+    """Use up the tickets of polls, and return the last number given out in each caller's own mailbox, in one commit.
+
+    For a ticket that is not good: what is wrong with it, as `calls.spend_for_reading` tells.
+    """
+    addresses = [ticket.caller.instance.address for ticket in tickets]
+    found: dict[Address, int] = {}
+    told = calls.spend_for_reading(
+        deps.scoped([address.tenant for address in addresses]),
+        memory,
+        tickets,
+        lambda unit: found.update(deposit_store.last_numbers(unit, addresses)),
+    )
+    return [found.get(address, 0) if wrong is None else wrong for address, wrong in zip(addresses, told, strict=True)]
 
 
 def check_page(caller: Caller, address: Address, after: int, limit: int) -> None:

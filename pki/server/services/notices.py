@@ -35,7 +35,8 @@ def sequence_events(deps: Deps, publisher: EventPublisher | None) -> int:
     leases = Leases(deps)
     count = 0
     published: Sequence[SequencedEvent] = ()
-    while _has_work(deps):
+    # What has been published is still to be written down: no need to look for work then.
+    while published or _has_work(deps):
         # One commit a batch: that it was published is written down with the numbers of what has come meanwhile.
         with deps.store.unit() as unit:
             numbered = _number(unit, deps.clock.now())

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-
 from pki.server.store import rows
 from pki.server.store.engine import Unit
 from pki.server.store.rows import insert_returning
@@ -45,15 +43,6 @@ def seen(unit: Unit, wanted: Sequence[Nonce]) -> list[bool]:
     keys = [{"key_id": one.key_id, "nonce": one.nonce} for one in wanted]
     known = {(row["key_id"], row["nonce"]) for row in rows.select_each(unit, nonces, keys)}
     return [place in known for place in places]
-
-
-def may_be_lost(unit: Unit) -> None:
-    """Let this unit's commit return before it is on the disk: should the database itself crash, it may be undone.
-
-    It is never half done, and others see it at once. SQLite has no such choice for one transaction.
-    """
-    if unit.dialect == "postgresql":
-        unit.connection.execute(text("SET LOCAL synchronous_commit = off"))
 
 
 def purge_nonces(unit: Unit, now: datetime, limit: int = 10_000) -> int:

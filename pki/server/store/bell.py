@@ -156,10 +156,10 @@ class Bell:
             try:
                 with psycopg.connect(self._conninfo or "", autocommit=True) as connection:
                     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-                    self._connected.set()
                     pause = 0.1
                     # Also at the first connection: something may have rung between the start and LISTEN.
                     self.ring(ANYTHING)
+                    self._connected.set()
                     self._hear(connection)
             except psycopg.Error:
                 self._connected.clear()

@@ -21,15 +21,17 @@ from sqlalchemy.pool import QueuePool
 
 from pki.core.errors import SettingsError, UnavailableError
 from pki.core.tenants import TenantName
-from pki.server.store import logins, schema
+from pki.server.store import logins, migrating, schema
 from pki.server.store.bell import CHANNEL, Bell, packed
 from pki.server.store.failures import translated
 from pki.server.store.line import Line
+from pki.server.store.migrating import Patience
 
 T = TypeVar("T")
 
 _WAIT_SECONDS = 10
 """How long a unit waits for a lock, a connection or the one SQLite writer before the store counts as unavailable."""
+_PATIENCE = Patience()
 _POOL_SIZE = 10
 _JOURNAL_BYTES = 64 * 1024 * 1024
 """What a burst of writing may leave of SQLite's journal on the disk."""
@@ -42,7 +44,8 @@ _POSTGRESQL_OPTIONS = " ".join(
         "-c TimeZone=UTC",
     )
 )
-_SCOPE = "SELECT set_config('keymailbox.tenants', %s, true), set_config('keymailbox.invitation', %s, true)"
+_SCOPE = "set_config('keymailbox.tenants', %s, true), set_config('keymailbox.invitation', %s, true)"
+_NOT_DURABLE = "set_config('synchronous_commit', 'off', true)"
 # A database host that vanishes without a word is noticed in about a minute.
 _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
 
@@ -129,7 +132,7 @@ class Store:
         """Write transaction: committed durably at the end, rolled back on any exception.
 
         What is not ``durable`` is seen by everybody at once all the same, and may be forgotten when PostgreSQL crashes
-        within the next moments.
+        within the next moments; it is never half done. SQLite has no such choice for one transaction.
 
         Raises UnavailableError when the database is away or busy: nothing was written, unless the connection was lost
         during the commit itself; repeating the request must therefore be harmless. Raises ConflictError when a
@@ -137,9 +140,7 @@ class Store:
         """
         with translated(), self._writing(), self._engine.connect() as connection:
             with connection.begin():
-                unit = self._begun(connection, writable=True)
-                if not durable and self.dialect == "postgresql":
-                    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+                unit = self._begun(connection, writable=True, durable=durable)
                 yield unit
                 unit.complete()
                 if unit.topics and self.dialect == "postgresql":
@@ -162,22 +163,22 @@ class Store:
         with translated(), self._engine.connect().execution_options(**options) as connection, connection.begin():
             yield self._begun(connection, writable=False)
 
-    def migrate(self, *, api_url: str = "", workers_url: str = "") -> None:
-        """Bring the schema to this release's; one process at a time, the others wait.
+    def migrate(self, *, api_url: str = "", workers_url: str = "", patience: Patience = _PATIENCE) -> None:
+        """Bring the schema to this release's, beside those who work; one process at a time, the others wait.
 
         On PostgreSQL the logins that the URLs name are made where they are missing, and get their rights: this store's
-        own owns the tables. Without URLs, logins that were settled before get theirs on what is new. Raises
-        SettingsError for logins that row-level security cannot hold for.
+        own owns the tables. Without URLs, logins that were settled before get theirs on what is new. A later release's
+        database is left as it is. Raises SettingsError, before anything is changed, for logins that row-level security
+        cannot hold for, and UnavailableError when some table was never free: what was done until then stays.
         """
         wanted = self._logins(api_url, workers_url)
-        with translated(), self._writing(), self._engine.connect() as connection, connection.begin():
+        with translated():
             if self.dialect == "postgresql":
-                connection.execute(text("SET LOCAL lock_timeout = 0"))
-                connection.execute(text("SET LOCAL statement_timeout = 0"))
-                connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('keymailbox schema'))"))
-            schema.upgrade(connection)
-            if self.dialect == "postgresql":
-                logins.settle(connection, wanted)
+                migrating.migrate(self._engine, wanted, patience)
+                return
+            with self._writing(), self._engine.connect() as connection, connection.begin():
+                while schema.following(connection) is not None:
+                    schema.advance(connection)
 
     def login(self) -> tuple[str, bool]:
         """Return who this store works as, and whether row-level security holds for it; never on SQLite."""
@@ -228,6 +229,11 @@ class Store:
         with self.read() as unit:
             return schema.current(unit.connection)
 
+    def is_later(self) -> bool:
+        """Return whether a later release than this one has migrated the database."""
+        with self.read() as unit:
+            return schema.is_later(unit.connection)
+
     def demand_schema(self) -> str:
         """Return the revision that the database is at; UnavailableError when it lacks migrations of this release."""
         version = self.schema_version()
@@ -249,12 +255,14 @@ class Store:
         self.bell.close()
         self._engine.dispose()
 
-    def _begun(self, connection: Connection, *, writable: bool) -> Unit:
+    def _begun(self, connection: Connection, *, writable: bool, durable: bool = True) -> Unit:
         scope = self._scope
-        if scope is not None and self.dialect == "postgresql":
-            # Until the end of the transaction: the connection's next user starts with nobody's rights.
-            told = (",".join(sorted(scope.tenants)), scope.invitation)
-            connection.exec_driver_sql(_SCOPE, told)
+        # Until the end of the transaction: the connection's next user starts with nobody's rights.
+        settings = [] if scope is None else [_SCOPE]
+        settings += [] if durable else [_NOT_DURABLE]
+        if settings and self.dialect == "postgresql":
+            told = () if scope is None else (",".join(sorted(scope.tenants)), scope.invitation)
+            connection.exec_driver_sql(f"SELECT {', '.join(settings)}", told)
         return Unit(connection, writable=writable, scope=scope)
 
     def _logins(self, api_url: str, workers_url: str) -> logins.Logins | None:

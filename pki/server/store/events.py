@@ -87,8 +87,10 @@ def head(unit: Unit, lock: bool = True) -> tuple[int, bytes]:
     In a writing unit ``lock`` keeps other sequencers waiting until its end.
     """
     if lock and unit.writable:
-        rows.insert_new(unit, cursors, [{"name": _HEAD, "position": 0}], cursors.c.name)
-        unit.connection.execute(select(cursors.c.name).where(cursors.c.name == _HEAD).with_for_update())
+        held = select(cursors.c.name).where(cursors.c.name == _HEAD).with_for_update()
+        if unit.connection.execute(held).one_or_none() is None:
+            rows.insert_new(unit, cursors, [{"name": _HEAD, "position": 0}], cursors.c.name)
+            unit.connection.execute(held)
     statement = (
         select(events.c.position, events.c.chain)
         .where(events.c.position.is_not(None))

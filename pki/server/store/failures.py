@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from sqlite3 import SQLITE_FULL
 
-from psycopg.errors import DiskFull
+from psycopg.errors import DiskFull, InsufficientPrivilege
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -24,6 +24,7 @@ from pki.core.errors import ConflictError, FullError, KeymailboxError, Unavailab
 _log = logging.getLogger(__name__)
 
 _BEHIND = "The database has no schema yet, or an earlier release's"
+_NO_RIGHTS = "The database's login has not got its rights on a table yet"
 _MISSING = ("UndefinedTable", "UndefinedColumn")
 _MISSING_WORDS = ("no such table", "no such column", "has no column named")
 """SQLite's words for the same."""
@@ -50,6 +51,9 @@ def translated() -> Iterator[None]:
     except ProgrammingError as error:
         if type(error.orig).__name__ in _MISSING:
             raise UnavailableError(_BEHIND, hint="kmb-server migrate") from None
+        if _lacks_rights(error.orig):
+            _log.error("%s: kmb-server migrate, as the tables' owner", _NO_RIGHTS)
+            raise UnavailableError(_NO_RIGHTS, hint="set KMB_OWNER_DATABASE_URL, then: kmb-server migrate") from None
         raise KeymailboxError("The database refused a statement", on=type(error.orig).__name__) from None
     except DBAPIError as error:
         if error.connection_invalidated:
@@ -62,6 +66,11 @@ def translated() -> Iterator[None]:
 def _is_full(error: BaseException | None) -> bool:
     """Say whether the disk under the database is full, which keeps nobody from reading."""
     return isinstance(error, DiskFull) or getattr(error, "sqlite_errorcode", None) == SQLITE_FULL
+
+
+def _lacks_rights(error: BaseException | None) -> bool:
+    """Say whether a login may not use a table or column; a row that its policy refuses is nothing that passes."""
+    return isinstance(error, InsufficientPrivilege) and error.diag.source_function == "aclcheck_error"
 
 
 def _constraint(error: IntegrityError) -> str:

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
 
 from pki.core.errors import SettingsError
+from pki.server.store import schema
 from pki.server.store.rights import RIGHTS, Rights
 from pki.server.store.tables import metadata
 
@@ -48,44 +49,80 @@ class Standing:
     faults: tuple[str, ...] = ()
 
 
-def settle(connection: Connection, wanted: Logins | None) -> None:
-    """Give each login its rights on each table, as the tables' owner; what is as it should be is left alone.
+def agree(connection: Connection, wanted: Logins | None) -> tuple[str, str] | None:
+    """Return the API's login and the workers' that get rights, as the tables' owner; None where there are no such.
 
-    ``wanted`` are made where they are not there. Without, those that were settled before get their rights on what is
-    new; where none were, nothing happens. Raises SettingsError for logins that row-level security cannot hold for, and
-    where one is missing that may not be made by this owner.
+    ``wanted`` are made where they are not there. Without, it is those that were settled before. Raises SettingsError
+    for logins that row-level security cannot hold for, and where one is missing that may not be made by this owner.
     """
+    owner = str(connection.execute(text("SELECT current_user")).scalar_one())
     if wanted is not None:
-        _check_owner(connection, wanted)
+        _check_apart(owner, wanted)
         for login in (wanted.api, wanted.workers):
             _make(connection, login)
-        api, workers = wanted.api.name, wanted.workers.name
+        names = (wanted.api.name, wanted.workers.name)
     else:
         known = _settled(connection)
         if known is None:
-            return
-        api, workers = known
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    for name in (api, workers):
-        for fault in _faults_of(connection, name):
+            return None
+        if owner in known:
+            raise SettingsError("Only the tables' owner may change the schema", on=owner, hint=OWNER_HINT)
+        names = known
+    for name in names:
+        for fault in [*_faults_of(connection, name), *_may_become_owner(connection, name)]:
             raise SettingsError(f"A login would not be held by row-level security: {fault}", on=name, hint=_HINT)
-    there = _there(connection)
+    return names
+
+
+def unsettled(connection: Connection, names: tuple[str, str]) -> tuple[str, ...]:
+    """Return the tables on which the logins' rights are not as this release has them, in the order to settle them.
+
+    Raises SettingsError when nobody has said what the API may do with a table.
+    """
     for table in metadata.sorted_tables:
-        rights = RIGHTS.get(table.name)
-        if rights is None:
+        if table.name not in RIGHTS:
             raise SettingsError("Nobody said what the API may do with a table", on=table.name, hint="store/rights.py")
-        statements = _statements(table, rights, quote(api), quote(workers))
-        mark = hashlib.sha256("\n".join(statements).encode()).hexdigest()
-        if there.get(table.name) == (mark, _policies(rights), True):
-            continue
-        # Policies are made anew under a lock that nobody passes: only where something has changed.
-        for policy in there.get(table.name, ("", frozenset[str](), False))[1]:
-            _run(connection, f"DROP POLICY {quote(policy)} ON {table.name}")
-        for statement in (*statements, f"COMMENT ON POLICY {_WORKERS} ON {table.name} IS '{mark}'"):
-            _run(connection, statement)
-    for name in (api, workers):
-        _run(connection, f"GRANT SELECT ON {_VERSION} TO {quote(name)}")
-    _settle_functions(connection, quote(workers))
+    there = _there(connection)
+    return tuple(name for name in RIGHTS if not _is_settled(connection, name, names, there))
+
+
+def settle(connection: Connection, table: str, names: tuple[str, str]) -> None:
+    """Give both logins their rights on a table, unless they have just these, or those of a later release."""
+    there = _there(connection)
+    if schema.is_later(connection) or _is_settled(connection, table, names, there):
+        return
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    # Policies are made anew under a lock that nobody passes: only where something has changed.
+    for policy in there.get(table, _NONE)[1]:
+        _run(connection, f"DROP POLICY {quote(policy)} ON {table}")
+    statements = _statements(connection, table, names)
+    for statement in (*statements, f"COMMENT ON POLICY {_WORKERS} ON {table} IS '{_mark(statements)}'"):
+        _run(connection, statement)
+
+
+def settle_functions(connection: Connection, names: tuple[str, str]) -> None:
+    """Keep everybody but the workers from what acts as the owner, unless it is a later release's to give."""
+    if schema.is_later(connection):
+        return
+    ours = connection.execute(
+        text(
+            "SELECT p.oid::regprocedure::text FROM pg_proc p"
+            " WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef AND p.proname LIKE :ours ORDER BY 1"
+        ),
+        {"ours": f"{POLICY}%"},
+    )
+    workers = connection.dialect.identifier_preparer.quote_identifier(names[1])
+    for name in ours.scalars().all():
+        _run(connection, f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC")
+        _run(connection, f"GRANT EXECUTE ON FUNCTION {name} TO {workers}")
+
+
+def settle_version(connection: Connection, names: tuple[str, str]) -> None:
+    """Let both logins see the schema's version, without which no process is ready: when they have all other rights."""
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    if not schema.is_later(connection):
+        for name in names:
+            _run(connection, f"GRANT SELECT ON {_VERSION} TO {quote(name)}")
 
 
 def standing(connection: Connection) -> Standing:
@@ -96,11 +133,12 @@ def standing(connection: Connection) -> Standing:
     api, workers = known
     there = _there(connection)
     faults = [f"{api}: {fault}" for fault in _faults_of(connection, api)]
-    for table in metadata.sorted_tables:
-        rights = RIGHTS.get(table.name)
-        _, policies, enabled = there.get(table.name, ("", frozenset[str](), False))
-        if not enabled or rights is None or policies != _policies(rights):
-            faults.append(f"{table.name} is not as this release has it")
+    # A later release's rights are that one's to judge; who may not see the version has not got all of ours yet.
+    seen = connection.execute(text(f"SELECT has_table_privilege('{_VERSION}', 'SELECT')")).scalar_one()
+    tables = () if seen and schema.is_later(connection) else RIGHTS
+    faults += [
+        f"{name} is not as this release has it" for name in tables if not _is_settled(connection, name, known, there)
+    ]
     return Standing(api, workers, tuple(faults))
 
 
@@ -111,11 +149,30 @@ def current(connection: Connection) -> tuple[str, bool]:
 
 
 _HINT = "docs/operations.md, The database's logins"
+OWNER_HINT = (
+    "set KMB_OWNER_DATABASE_URL to the tables' owner, who needs CREATE on the schema; then: kmb-server migrate"
+    f" ({_HINT})"
+)
 
 
-def _statements(table: Table, rights: Rights, api: str, workers: str) -> list[str]:
+_Given = tuple[str, frozenset[str], bool]
+"""What a table was given: the mark of the statements, the policies' names, whether they are on."""
+_NONE: _Given = ("", frozenset(), False)
+
+
+def _is_settled(connection: Connection, table: str, names: tuple[str, str], there: Mapping[str, _Given]) -> bool:
+    wanted = (_mark(_statements(connection, table, names)), _policies(RIGHTS[table]), True)
+    return there.get(table, _NONE) == wanted
+
+
+def _mark(statements: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(statements).encode()).hexdigest()
+
+
+def _statements(connection: Connection, name: str, names: tuple[str, str]) -> list[str]:
     """Return what gives both logins their rights on a table, in SQL."""
-    name = table.name
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    table, rights, api, workers = metadata.tables[name], RIGHTS[name], *(quote(one) for one in names)
     conditions: Mapping[str, str | None] = {verb: getattr(rights, verb) for verb in _VERBS}
     columns = ", ".join(column.name for column in table.columns if column.name not in rights.hidden)
     granted = {"select": f"SELECT ({columns})", "update": f"UPDATE ({', '.join(rights.settable)})"}
@@ -147,8 +204,8 @@ def _policies(rights: Rights) -> frozenset[str]:
     return frozenset({_WORKERS, *(f"{POLICY}{verb}" for verb in verbs)})
 
 
-def _there(connection: Connection) -> Mapping[str, tuple[str, frozenset[str], bool]]:
-    """Return of each table with policies of ours: the mark of what it was given, their names, whether they are on."""
+def _there(connection: Connection) -> Mapping[str, _Given]:
+    """Return what each table with policies of ours was given."""
     found = connection.execute(
         text(
             "SELECT c.relname, c.relrowsecurity, array_agg(p.polname::text),"
@@ -196,8 +253,13 @@ def _faults_of(connection: Connection, name: str) -> Sequence[str]:
     return [fault for fault, given in zip(found, row, strict=True) if given]
 
 
-def _check_owner(connection: Connection, wanted: Logins) -> None:
-    owner = str(connection.execute(text("SELECT current_user")).scalar_one())
+def _may_become_owner(connection: Connection, name: str) -> Sequence[str]:
+    """The same of whoever is about to own tables: asked as the owner, where there may be none yet."""
+    found = connection.execute(text("SELECT pg_has_role(:name, current_user, 'MEMBER')"), {"name": name}).scalar_one()
+    return ["it may become the owner of the tables"] if found else []
+
+
+def _check_apart(owner: str, wanted: Logins) -> None:
     if len({owner, wanted.api.name, wanted.workers.name}) < 3:
         raise SettingsError(
             "The tables' owner, the API and the workers each need a login of their own",
@@ -228,20 +290,6 @@ def _make(connection: Connection, login: Login) -> None:
             on=login.name,
             hint=f"as PostgreSQL's administrator: CREATE ROLE {name} LOGIN PASSWORD '…'; then kmb-server migrate",
         ) from None
-
-
-def _settle_functions(connection: Connection, workers: str) -> None:
-    """Keep everybody but the workers from the functions that act as the owner."""
-    ours = connection.execute(
-        text(
-            "SELECT p.oid::regprocedure::text FROM pg_proc p"
-            " WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef AND p.proname LIKE :ours ORDER BY 1"
-        ),
-        {"ours": f"{POLICY}%"},
-    )
-    for name in ours.scalars().all():
-        _run(connection, f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC")
-        _run(connection, f"GRANT EXECUTE ON FUNCTION {name} TO {workers}")
 
 
 def _run(connection: Connection, statement: str) -> None:

@@ -47,6 +47,13 @@ _INVITATION = "reference = nullif(current_setting('keymailbox.invitation', true)
 _REVOKED = _own("(SELECT c.address FROM certificates c WHERE c.fingerprint = revocations.fingerprint)")
 
 RIGHTS: Mapping[str, Rights] = {
+    # Who has rights here is who has them on deposits. The recipient sees one from when it has a number in its mailbox.
+    "deposits": Rights(
+        select=_DEPOSIT,
+        insert=f"{_own('sender')} AND state = 'received' AND sequence IS NULL",
+        update=_DEPOSIT,
+        settable=("state", "collected_at", "settled_at", "successor"),
+    ),
     # Who there is. Calls are authenticated before it is known for whom; and the directory shows everybody.
     "tenants": Rights(select=_own("name")),
     "invitations": Rights(select=_INVITATION, update=_INVITATION, settable=("used_at", "used_by")),
@@ -79,7 +86,7 @@ RIGHTS: Mapping[str, Rights] = {
     "ocsp_questions": Rights(select=_ALL, insert="response IS NULL", delete=_ALL),
     "cmp_exchanges": Rights(select=_ALL, insert="response IS NULL", update=_ALL, settable=("asked",), delete=_ALL),
     "cmp_transactions": _NOTHING,
-    # Mail. The recipient sees a deposit from when it has a number in its mailbox.
+    # Mail.
     "mailboxes": Rights(
         # Who hands in a receipt counts it for the sender, whoever that is.
         select=_ALL,
@@ -87,12 +94,6 @@ RIGHTS: Mapping[str, Rights] = {
         update=_ALL,
         hidden=frozenset({"last_sequence"}),
         settable=("last_receipt",),
-    ),
-    "deposits": Rights(
-        select=_DEPOSIT,
-        insert=f"{_own('sender')} AND state = 'received' AND sequence IS NULL",
-        update=_DEPOSIT,
-        settable=("state", "collected_at", "settled_at", "successor"),
     ),
     "bodies": Rights(
         select=_of_deposit("id", "bodies") + " IS NOT NULL",
@@ -129,11 +130,11 @@ RIGHTS: Mapping[str, Rights] = {
         insert="dead_at IS NULL AND lease_until IS NULL",
         hidden=frozenset({"subject", "error", "trace"}),
     ),
+    "event_audience": Rights(select=_own("address"), insert="position IS NULL"),
     "events": Rights(
         select="(SELECT max(a.rank) FROM event_audience a WHERE a.event_id = events.id) IS NOT NULL",
         insert="position IS NULL AND chain IS NULL",
     ),
-    "event_audience": Rights(select=_own("address"), insert="position IS NULL"),
     "cursors": _NOTHING,
     "webhooks": Rights(select=_own("address"), insert=_own("address"), delete=_own("address")),
     # An owner sees what its webhooks were not told; telling them is the workers'.
@@ -141,4 +142,5 @@ RIGHTS: Mapping[str, Rights] = {
     "ticks": _NOTHING,
     "leases": _NOTHING,
 }
-"""By the table's name. One that is missing here is nobody's: migrating with logins of their own refuses it."""
+"""By the table's name, in the order in which rights are given: what others' conditions look at stands before them. One
+that is missing here is nobody's: migrating with logins of their own refuses it."""

@@ -99,7 +99,7 @@ def _serve(agent: Agent, teller: _Teller, *, interval: float, stream: bool) -> N
 
     for one in agent.run(interval=interval, stream=stream, stop=lambda: bool(told), alive=alive):
         teller.tell(one)
-        if not one.failed and not ready:
+        if not teller.troubles and not ready:
             systemd.ready(f"{agent.address}: {teller.summary}")
             ready = True
         systemd.status(f"{agent.address}: {teller.summary}")
@@ -114,13 +114,14 @@ class _Teller:
         self._json = as_json or all_json
         self._all_json = all_json
         self._counts: Counter[str] = Counter()
-        self._trouble = ""
+        self.troubles: dict[str, str] = {}
+        """What stops each step, until it is done: a round that has other steps says nothing of it."""
 
     @property
     def summary(self) -> str:
         """What was done since the start, in a few words."""
         counts = ", ".join(f"{count} {did}" for did, count in sorted(self._counts.items())) or "nothing to do yet"
-        return counts + (f"; {self._trouble}" if self._trouble else "")
+        return "; ".join([counts, *(f"{step} failed: {code}" for step, code in self.troubles.items())])
 
     def note(self, kind: str, text: str, **more: object) -> None:
         """Say what is not a result."""
@@ -143,7 +144,12 @@ class _Teller:
             self.note("reminder", text, certificate=each.fingerprint)
         for step, error in one.failed:
             self.note("failed", f"{step}: {output.error_record(error)}", step=step, code=error.code)
-        self._trouble = "; ".join(f"{step} failed: {error.code}" for step, error in one.failed)
+        for recipient, error in (failure for campaign in one.campaigns for failure in campaign.failed):
+            text = f"not sent to {recipient}: {output.error_record(error)}"
+            self.note("not sent", text, recipient=str(recipient), code=error.code)
+        for step in one.done:
+            self.troubles.pop(step, None)
+        self.troubles |= {step: error.code for step, error in one.failed}
         for deposit, error in (*one.answers.held, *one.rewrapped.waiting):
             self.note("waits", f"{deposit} waits: {output.error_record(error)}", deposit=deposit, code=error.code)
         alarms = [*one.revoked, *one.overdue, *one.answers.alarms]
@@ -183,7 +189,8 @@ def _lines(one: Round) -> list[dict[str, object]]:
         for each in one.reminders
     ]
     for did, delivered in (
-        ("sent", one.resumed.delivered if one.resumed else []),
+        ("sent", [delivery for campaign in one.campaigns for delivery in campaign.delivered]),
+        ("heard of a rejection", one.rejected),
         ("wrapped again", one.rewrapped.delivered),
     ):
         lines += [

@@ -38,6 +38,15 @@ class Alarms:
         """Return whether this alarm was raised and not taken back, noted by a person or not."""
         return self._db.one("SELECT id FROM alarms WHERE kind = ? AND subject = ?", kind, subject) is not None
 
+    def detail(self, kind: str, subject: str) -> str:
+        """Return what a standing alarm says, nothing when there is none."""
+        row = self._db.one("SELECT detail FROM alarms WHERE kind = ? AND subject = ?", kind, subject)
+        return str(row[0]) if row else ""
+
+    def subjects(self, kind: str) -> list[str]:
+        """Return what there are alarms of one kind about, noted by a person or not."""
+        return [str(row[0]) for row in self._db.all("SELECT subject FROM alarms WHERE kind = ? ORDER BY id", kind)]
+
     def all(self) -> list[Alarm]:
         """Return the alarms that nobody took note of, oldest first."""
         rows = self._db.all("SELECT kind, subject, detail, raised_at FROM alarms WHERE seen_at ISNULL ORDER BY id")

@@ -13,7 +13,7 @@ from typing import Any
 from pki.core.errors import SettingsError, UnavailableError
 from pki.tenant import disk
 
-_VERSION = 6
+_VERSION = 7
 _ISSUERS = (
     "CREATE TABLE issuers (ski TEXT PRIMARY KEY, der BLOB NOT NULL, relied_until TEXT NOT NULL,"
     " first_seen TEXT NOT NULL)"
@@ -30,6 +30,7 @@ _TAKING = (
     " sha512 BLOB NOT NULL, owner TEXT NOT NULL, key_id TEXT NOT NULL, key_version INTEGER NOT NULL,"
     " size INTEGER NOT NULL, noted_at TEXT NOT NULL, UNIQUE (owner, key_id, key_version))"
 )
+_ALONE = "ALTER TABLE taking ADD COLUMN alone INTEGER NOT NULL DEFAULT 0"
 _SCHEMA = (
     "CREATE TABLE pins (address TEXT PRIMARY KEY, identity_key BLOB NOT NULL, how TEXT NOT NULL,"
     " pinned_at TEXT NOT NULL)",
@@ -60,6 +61,7 @@ _SCHEMA = (
     _LISTS,
     _ROTATIONS,
     _TAKING,
+    _ALONE,
 )
 _UPGRADES = {
     1: "ALTER TABLE sent ADD COLUMN allow_classical INTEGER NOT NULL DEFAULT 0",
@@ -67,6 +69,7 @@ _UPGRADES = {
     3: _LISTS,
     4: _ROTATIONS,
     5: _TAKING,
+    6: _ALONE,
 }
 """What makes the next version of an earlier one; each adds, so that nothing that was written is lost."""
 
@@ -80,6 +83,7 @@ class Database:
         """Open the file, or make it with all its tables."""
         disk.private_folder(path.parent)
         self._lock = threading.RLock()
+        self._path = path
         hint = "restore it from your backup, or enrol again under another name"
         try:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -95,6 +99,9 @@ class Database:
                     db.execute(_UPGRADES[earlier])
                 if version < _VERSION:
                     db.execute(f"PRAGMA user_version = {_VERSION}")
+        except sqlite3.OperationalError as error:
+            # Not damaged: a disk that is full, or where we may not write.
+            raise _unwritten(error, path) from None
         except sqlite3.DatabaseError as error:
             raise SettingsError("The journal cannot be opened", on=f"{path}: {error}", hint=hint) from None
         if version > _VERSION:
@@ -121,21 +128,40 @@ class Database:
                 raise UnavailableError("The journal is busy", on=str(error), hint="try again") from None
             try:
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                # A full disk has rolled back by itself.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _unwritten(error, self._path) from None
                 raise
-            self._db.execute("COMMIT")
 
     def one(self, query: str, *values: object) -> Row | None:
         """Return the first row, if there is one."""
         with self._lock:
-            row: Row | None = self._db.execute(query, values).fetchone()
+            try:
+                row: Row | None = self._db.execute(query, values).fetchone()
+            except sqlite3.OperationalError as error:
+                raise _unread(error, self._path) from None
         return row
 
     def all(self, query: str, *values: object) -> list[Row]:
         """Return all rows."""
         with self._lock:
-            return list(self._db.execute(query, values))
+            try:
+                return list(self._db.execute(query, values))
+            except sqlite3.OperationalError as error:
+                raise _unread(error, self._path) from None
+
+
+def _unwritten(error: sqlite3.OperationalError, path: Path) -> UnavailableError:
+    hint = "df -h, and who may write there; then the same again"
+    return UnavailableError("The journal cannot be written", on=f"{path}: {error}", hint=hint)
+
+
+def _unread(error: sqlite3.OperationalError, path: Path) -> UnavailableError:
+    return UnavailableError("The journal cannot be read", on=f"{path}: {error}", hint="kmb doctor")
 
 
 def time_text(moment: datetime) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from pki.tenant.records.database import Database, time_text
+from pki.tenant.records.database import Database, text_time, time_text
 
 MAILBOX = "mailbox"
 RECEIPTS = "receipts"
@@ -14,6 +14,8 @@ REMINDERS = "reminders"
 EVENTS = "events"
 LOOKED_UP = "looked-up"
 """With an address after it: when that peer was looked up for sending."""
+REJECTED = "rejected"
+"""And when it had no other certificate, for what was rejected for the one it had."""
 
 
 class Marks:
@@ -35,6 +37,15 @@ class Marks:
         """Set a mark."""
         with self._db.write() as db:
             db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, value))
+
+    def note(self, name: str, now: datetime) -> None:
+        """Set a mark to the time."""
+        self.set(name, time_text(now))
+
+    def is_within(self, span: timedelta, name: str, now: datetime) -> bool:
+        """Tell whether a mark was set to a time not longer ago than this."""
+        at = self.text(name)
+        return bool(at) and now - text_time(at) < span
 
     def grow(self, name: str, number: int) -> int:
         """Raise a number that may only grow, and return the highest that was ever seen."""

@@ -80,6 +80,11 @@ class SeenDeposits:
         row = self._db.one(f"{_COLUMNS} WHERE sequence = ?", sequence)
         return _seen(row) if row else None
 
+    def last(self, upto: int) -> Seen | None:
+        """Return the decision with the highest number up to this one."""
+        row = self._db.one(f"{_COLUMNS} WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1", upto)
+        return _seen(row) if row else None
+
     def unanswered(self) -> list[Seen]:
         """Return decisions that the server was not told yet."""
         return [_seen(row) for row in self._db.all(f"{_COLUMNS} WHERE answered = 0 ORDER BY sequence")]

@@ -15,7 +15,10 @@ from pki.tenant.records.database import Database, Row, text_time, time_text
 
 @dataclass(frozen=True)
 class Taking:
-    """A deposit whose key is good, and was in no holder yet when this was written; ``sha512`` is that of its bytes."""
+    """A deposit whose key is good and is to be stored; ``sha512`` is that of its bytes.
+
+    ``alone``: once this was written down, the holder had no key of this name, so the one that it has later is this.
+    """
 
     deposit_id: DepositId
     sequence: int
@@ -24,6 +27,7 @@ class Taking:
     name: KeyName
     size: int
     noted_at: datetime
+    alone: bool = False
 
 
 class Takings:
@@ -52,9 +56,14 @@ class Takings:
         try:
             with self._db.write() as db:
                 db.execute("DELETE FROM taking WHERE deposit_id = ?", (one.deposit_id,))
-                db.execute("INSERT INTO taking VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+                db.execute("INSERT INTO taking VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", values)
         except sqlite3.IntegrityError:
             raise UnavailableError("Another deposit is about to bring this key", on=str(one.name)) from None
+
+    def is_alone(self, deposit_id: DepositId) -> None:
+        """Write down that the holder has no key of this name, now that nobody else may bring one."""
+        with self._db.write() as db:
+            db.execute("UPDATE taking SET alone = 1 WHERE deposit_id = ?", (deposit_id,))
 
     def drop(self, deposit_id: DepositId) -> None:
         """Take back what was not stored."""
@@ -67,6 +76,8 @@ class Takings:
 
 
 def _taking(row: Row) -> Taking:
-    deposit, sequence, sender, sha512, owner, key, version, size, noted = row
+    deposit, sequence, sender, sha512, owner, key, version, size, noted, alone = row
     name = KeyName(parse_address(owner), KeyId(key), version)
-    return Taking(DepositId(deposit), sequence, parse_address(sender), sha512, name, size, text_time(noted))
+    return Taking(
+        DepositId(deposit), sequence, parse_address(sender), sha512, name, size, text_time(noted), bool(alone)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from functools import lru_cache
 
 from cryptography.x509 import load_der_x509_crl
 from sqlalchemy import RowMapping
@@ -13,6 +14,9 @@ from pki.core.certificates import CertificateState, RequestState
 from pki.core.events import EventType
 from pki.core.tenants import parse_address
 from tests.kit.holding.seen import Complaints, Seen
+
+# What the bytes of a certificate say stays so, and is asked after each step.
+parsed_once = lru_cache(maxsize=1 << 14)(x509.parse_certificate)
 
 
 def instances(seen: Seen) -> Complaints:
@@ -81,7 +85,7 @@ def certificates(seen: Seen) -> Complaints:
     proofs = seen.by("revocations", "fingerprint")
     for row in seen.rows("certificates"):
         name, state = row["fingerprint"], CertificateState(row["state"])
-        parsed = x509.parse_certificate(row["der"])
+        parsed = parsed_once(row["der"])
         said = (parsed.fingerprint, f"{parsed.serial:040x}", str(parsed.address), parsed.kind, parsed.ski.hex())
         row_says = (name, row["serial"].rjust(40, "0"), row["address"], row["kind"], row["ski"])
         if said != row_says:

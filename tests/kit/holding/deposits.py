@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 
 from sqlalchemy import func, select
@@ -19,6 +20,7 @@ from pki.core.ids import DepositId
 from pki.core.receipts import parse_receipt
 from pki.core.tenants import parse_address
 from pki.server.store import tables
+from tests.kit.holding.certificates import parsed_once
 from tests.kit.holding.seen import Complaints, Seen
 
 _STEPS: Mapping[str, DepositState] = {
@@ -148,16 +150,24 @@ def receipts(seen: Seen) -> Complaints:
         if {"receipt": "acknowledged", "refusal": "refused"}[row["kind"]] != deposit["state"]:
             yield f"{name} has a {row['kind']} and is {deposit['state']}"
         try:
-            parsed = parse_receipt(row["der"])
-            key = x509.parse_certificate(keys[deposit["recipient"], parsed.signed.signer_ski.hex()]).spki
-            parsed.verify(
-                x509.identity_public_key(key),
-                recipient=parse_address(deposit["recipient"]),
-                deposit=DepositId(name),
-                sha512=deposit["body_sha512"],
-            )
+            key = keys[deposit["recipient"], _parsed(row["der"]).signed.signer_ski.hex()]
+            _verify(row["der"], key, deposit["recipient"], name, deposit["body_sha512"])
         except (KeymailboxError, KeyError) as error:
             yield f"{name}'s does not verify: {error}"
+
+
+# What verified once does so again, and is asked after each step; what raises is not remembered.
+_parsed = lru_cache(maxsize=1 << 14)(parse_receipt)
+
+
+@lru_cache(maxsize=1 << 14)
+def _verify(der: bytes, certificate: bytes, recipient: str, deposit: str, sha512: bytes) -> None:
+    _parsed(der).verify(
+        x509.identity_public_key(parsed_once(certificate).spki),
+        recipient=parse_address(recipient),
+        deposit=DepositId(deposit),
+        sha512=sha512,
+    )
 
 
 def tallies(seen: Seen) -> Complaints:

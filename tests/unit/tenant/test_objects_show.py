@@ -221,9 +221,9 @@ def test_large_and_odd_objects_are_shown_in_bounds() -> None:
     """A list of sixty thousand and a nesting of sixty: counted, cut, quick."""
     many = b"\x02\x01\x00" * 60_000
     wide = b"\x30\x83" + len(many).to_bytes(3, "big") + many
-    start = time.perf_counter()
+    start = time.thread_time()
     seen = look(source(wide))
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
     assert len(nodes(seen.tree)) <= MAX_LISTED + 2
     deep = b"\x05\x00"
     for _ in range(60):

@@ -200,15 +200,37 @@ def test_holders_are_those_who_were_not_removed(journal: Journal) -> None:
     """Who never took any version is no holder, who was removed is none until the key is sent there again."""
     journal.sent.plan([deposit(1), deposit(2, INITECH), deposit(3, ACME)])
     journal.sent.move(deposit(3).deposit_id, "refused")
-    assert journal.sent.holders(ACME, KEY) == [GLOBEX, INITECH]
+    assert journal.sent.holders(ACME, KEY, NOW) == [GLOBEX, INITECH]
     second, third = KeyName(ACME, KEY, 2), KeyName(ACME, KEY, 3)
     journal.sent.plan([deposit(4, GLOBEX, 2)], name=second, removed=[INITECH])
-    assert journal.sent.holders(ACME, KEY) == [GLOBEX]
+    assert journal.sent.holders(ACME, KEY, NOW) == [GLOBEX]
     journal.sent.plan([], name=third, removed=[GLOBEX])
-    assert journal.sent.holders(ACME, KEY) == []
+    assert journal.sent.holders(ACME, KEY, NOW) == []
     journal.sent.plan([deposit(6, INITECH, 3)])
-    assert journal.sent.holders(ACME, KEY) == [INITECH]
-    assert journal.sent.holders(GLOBEX, KEY) == []
+    assert journal.sent.holders(ACME, KEY, NOW) == [INITECH]
+    assert journal.sent.holders(GLOBEX, KEY, NOW) == []
+
+
+def test_who_was_to_get_it_under_a_revoked_certificate_is_a_holder_to_be(journal: Journal) -> None:
+    """As long as there is time for another certificate, and for no other reason of a rejection."""
+    one, other = deposit(1), deposit(2, INITECH)
+    journal.sent.plan([one, other])
+    journal.sent.move(one.deposit_id, "rejected", "certificate-revoked: The certificate is revoked. [DEP-007]")
+    journal.sent.move(other.deposit_id, "rejected", "not-welcome: certificate-revoked")
+    assert journal.sent.holders(ACME, KEY, NOW) == [GLOBEX]
+    assert [each.deposit_id for each in journal.sent.rejected_for_certificate(NOW)] == [one.deposit_id]
+    assert journal.sent.holders(ACME, KEY, one.expires_at) == []
+    assert journal.sent.rejected_for_certificate(one.expires_at) == []
+
+
+def test_nothing_is_planned_in_anothers_place_for_who_was_removed(journal: Journal) -> None:
+    """Whoever decided to, did so before; what takes nothing's place is another matter."""
+    journal.sent.plan([deposit(1)])
+    journal.sent.plan([], name=KeyName(ACME, KEY, 2), removed=[GLOBEX])
+    journal.sent.plan([deposit(2, supersedes=deposit(1).deposit_id)])
+    assert journal.sent.replacing(deposit(1).deposit_id) is None
+    journal.sent.plan([deposit(3, version=2, supersedes=deposit(1).deposit_id)])
+    assert journal.sent.replacing(deposit(1).deposit_id) is not None
 
 
 def test_the_first_decision_stands(journal: Journal, again: Journal) -> None:

@@ -8,16 +8,18 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pki.core.errors import ConflictError, KeymailboxError
-from pki.tenant import disk, rounds
+from pki.core.errors import ConflictError, KeymailboxError, UnavailableError
+from pki.tenant import disk, rounds, supervisor
+from pki.tenant.commands.agent import _Teller
 from pki.tenant.commands.status import _daemon
+from pki.tenant.rounds import Round
 from pki.tenant.supervisor import Supervisor
 
 UNIT = Path(__file__).parents[3] / "docs" / "systemd" / "kmb-agent@.service"
@@ -38,8 +40,21 @@ def heard(listener: socket.socket) -> str:
     return listener.recv(4096).decode()
 
 
-def test_what_the_manager_hears(manager: tuple[str, socket.socket]) -> None:
+def test_what_failed_is_said_until_it_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    """A round that has other steps neither makes the agent ready nor takes back what is wrong."""
+    teller, at = _Teller(as_json=True, all_json=True), datetime.now(UTC)
+    teller.tell(Round(at, failed=[("receive", UnavailableError("away")), ("listen", UnavailableError("away"))]))
+    teller.tell(Round(at, done=["resume", "campaigns", "listen"]))
+    assert teller.summary == "nothing to do yet; receive failed: unavailable"
+    teller.tell(Round(at, done=["receive"]))
+    assert (teller.summary, teller.troubles) == ("nothing to do yet", {})
+    assert capsys.readouterr().out.count('"failed"') == 2
+
+
+def test_what_the_manager_hears(manager: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready, what it does, alive at half of the watchdog's time and not more often, stopping."""
+    now = [1000.0]
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now[0]))
     name, listener = manager
     told = Supervisor({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "200000", "WATCHDOG_PID": str(os.getpid())})
     assert told.every == 0.1
@@ -51,7 +66,7 @@ def test_what_the_manager_hears(manager: tuple[str, socket.socket]) -> None:
     for _ in range(3):
         told.alive()
     assert heard(listener) == "WATCHDOG=1"
-    time.sleep(0.11)
+    now[0] += 0.11
     told.alive()
     told.stopping()
     assert [heard(listener), heard(listener)] == ["WATCHDOG=1", "STOPPING=1\nSTATUS=Stopping"]

@@ -47,6 +47,9 @@ def upgrade() -> None:
     (schema,) = op.get_bind().execute(sa.text("SELECT current_schema()")).one()
     for function in (_SHELVES, _MAKE_SHELF, _DROP_SHELF):
         op.execute(function.replace("AS OWNER", _AS_OWNER.replace("SCHEMA", f'"{schema}"')))
+    # Nobody's until the workers are given them, which is another transaction.
+    for name in ("shelves()", "make_shelf(integer)", "drop_shelf(integer)"):
+        op.execute(f"REVOKE EXECUTE ON FUNCTION keymailbox_{name} FROM PUBLIC")
 
 
 # Partitions belong to whom the tables belong to, while those who serve requests may own nothing: these functions act as

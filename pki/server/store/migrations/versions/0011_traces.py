@@ -16,9 +16,7 @@ _GIVEN_UP = sa.text("state = 'dead'")
 
 def upgrade() -> None:
     """Add what is missing; what is there has no trace."""
-    op.add_column("jobs", sa.Column("trace", sa.Text(), nullable=True))
-    op.add_column("events", sa.Column("trace", sa.Text(), nullable=True))
-    op.create_index("ix_jobs_dead_at", "jobs", ["queue", "dead_at", "id"], sqlite_where=_DEAD, postgresql_where=_DEAD)
+    # In the order in which those who tell a webhook hold them: deliveries, events, jobs.
     op.create_index(
         "ix_deliveries_dead",
         "deliveries",
@@ -26,3 +24,6 @@ def upgrade() -> None:
         sqlite_where=_GIVEN_UP,
         postgresql_where=_GIVEN_UP,
     )
+    op.add_column("events", sa.Column("trace", sa.Text(), nullable=True))
+    op.add_column("jobs", sa.Column("trace", sa.Text(), nullable=True))
+    op.create_index("ix_jobs_dead_at", "jobs", ["queue", "dead_at", "id"], sqlite_where=_DEAD, postgresql_where=_DEAD)

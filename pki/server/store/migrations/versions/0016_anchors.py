@@ -17,9 +17,13 @@ _GROWING = ("deposits", "events", "event_audience", "bodies_kept")
 
 def upgrade() -> None:
     """Add the anchor's chain value, and say to PostgreSQL which tables are changed how."""
+    if op.get_bind().dialect.name == "postgresql":
+        _set_sweeping()
+    # Last, as nobody passes this lock, and the others are waited for one after the other.
     op.add_column("cursors", sa.Column("chain", sa.LargeBinary(), nullable=True))
-    if op.get_bind().dialect.name != "postgresql":
-        return
+
+
+def _set_sweeping() -> None:
     # A row that is counted up stays on its page, with no new entry in an index (PostgreSQL, "Heap-Only Tuples").
     for table in _COUNTERS:
         op.execute(f"ALTER TABLE {table} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)")

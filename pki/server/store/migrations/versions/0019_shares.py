@@ -18,5 +18,8 @@ def upgrade() -> None:
     op.execute(
         "INSERT INTO tallies (sender, recipient, deposits, bytes, day, today, accepted, acknowledged)"  # noqa: S608  constants
         f" SELECT {tenant}, recipient, sum(deposits), sum(bytes), 0, 0, sum(accepted), sum(acknowledged)"
-        f" FROM tallies WHERE sender <> '' AND recipient <> '' GROUP BY {tenant}, recipient"
+        f" FROM tallies WHERE sender LIKE '%/%' AND recipient <> '' GROUP BY {tenant}, recipient"
+        # A process of this release that was started too early has begun to count.
+        " ON CONFLICT (sender, recipient) DO UPDATE SET deposits = excluded.deposits, bytes = excluded.bytes,"
+        " accepted = excluded.accepted, acknowledged = excluded.acknowledged"
     )

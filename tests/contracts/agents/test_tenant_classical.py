@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from pki.core import deposits as core_deposits
@@ -15,22 +12,8 @@ from pki.core.keys import EcAlgorithm, KeyAlgorithm, RsaAlgorithm
 from pki.tenant.agent import Agent
 from pki.tenant.records.sent import Sent
 from tests.kit.desk import Desk
-from tests.kit.site import Homes, Site
 
 pytest_plugins = ["tests.kit.api_fixtures"]
-
-
-@pytest.fixture
-def desk(homes: Homes, tmp_path: Path) -> Iterator[Desk]:
-    """A server on SQLite, its workers working."""
-    with Site(homes.new(), "", log_level="error") as site, Desk(site, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def acme(desk: Desk) -> Agent:
-    """Who sends."""
-    return desk.enrol("acme/eu-west")
 
 
 @pytest.fixture

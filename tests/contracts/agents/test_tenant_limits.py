@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -16,16 +14,8 @@ from pki.tenant.agent import Agent
 from pki.tenant.cli import app
 from pki.tenant.output import exit_code
 from tests.kit.desk import Desk
-from tests.kit.site import Homes, Site
 
 pytest_plugins = ["tests.kit.api_fixtures"]
-
-
-@pytest.fixture
-def desk(homes: Homes, tmp_path: Path) -> Iterator[Desk]:
-    """A server on SQLite, its workers working."""
-    with Site(homes.new(), "", log_level="error") as site, Desk(site, tmp_path) as opened:
-        yield opened
 
 
 def test_what_does_not_fit_is_sent_later(desk: Desk) -> None:
@@ -39,9 +29,11 @@ def test_what_does_not_fit_is_sent_later(desk: Desk) -> None:
     assert error.retry_after == limits.LATER_SECONDS
     assert exit_code(error) == output.AWAY
     assert [one.state for one in acme.sent()][1:] == ["prepared"]
+    desk.settle()
     assert [one.kind for one in globex.receive(wait=5).taken] == ["receipt"]
     resumed = acme.resume()
     assert resumed is not None and [one.recipient for one in resumed.delivered] == [globex.address]
+    desk.settle()
     assert [one.kind for one in globex.receive(wait=5).taken] == ["receipt"]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -28,28 +26,8 @@ from pki.tenant.enrolment import Invitation
 from pki.tenant.records.sent import Sent
 from tests.kit.desk import Desk, Wire, impatient, path_ends
 from tests.kit.memory_holder import MemoryHolder
-from tests.kit.site import Homes, Site
 
 pytest_plugins = ["tests.kit.api_fixtures"]
-
-
-@pytest.fixture
-def desk(homes: Homes, tmp_path: Path) -> Iterator[Desk]:
-    """A server on SQLite, its workers working."""
-    with Site(homes.new(), "", log_level="error") as site, Desk(site, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def acme(desk: Desk) -> Agent:
-    """Who sends."""
-    return desk.enrol("acme/eu-west")
-
-
-@pytest.fixture
-def globex(desk: Desk) -> Agent:
-    """Who receives."""
-    return desk.enrol("globex/main")
 
 
 def last(agent: Agent) -> Sent:
@@ -111,6 +89,7 @@ def test_an_identity_s_algorithm_is_chosen_once(desk: Desk) -> None:
             invitation=Invitation(invitation.reference, secret),
             home=desk.home("initech/hq"),
             holder=holder,
+            clock=desk.site.deps.clock.now,
         )
     assert "--identity ed25519" in caught.value.hint
 
@@ -142,6 +121,16 @@ def test_an_access_certificate_is_for_who_wants_one(acme: Agent, globex: Agent) 
     assert [one.kind for one in globex.certificates()] == ["access", "encryption", "identity"]
     acme.send_key(acme.create_key("k"), [globex.address])
     assert [one.kind for one in globex.receive().taken] == ["receipt"]
+
+
+def test_an_encryption_certificate_is_renewed_with_another_key(globex: Agent) -> None:
+    """Of the kind that it is, where the other kinds keep their key."""
+    (old,) = globex.certificates(CertificateKind.ENCRYPTION)
+    new = globex.renew(CertificateKind.ENCRYPTION)
+    assert new.kind == "encryption"
+    first, second = (x509.parse_certificate(one.der) for one in (old, new))
+    assert first.spki != second.spki
+    assert first.spki[:20] == second.spki[:20], "the same algorithm"
 
 
 def test_a_revoked_certificate_is_wrapped_again(desk: Desk, acme: Agent, globex: Agent) -> None:
@@ -335,6 +324,7 @@ def test_an_enrolment_goes_on_where_it_stopped(desk: Desk, lost: str, arrived: b
             invitation=Invitation(invitation.reference, secret),
             home=desk.home("acme"),
             holder=holder,
+            clock=desk.site.deps.clock.now,
             sleep=impatient,
             transport=transport,
         )
@@ -349,7 +339,7 @@ def test_an_enrolment_goes_on_where_it_stopped(desk: Desk, lost: str, arrived: b
             agent = enrol(None)
         except ConflictError:
             # Enrolled by then: what is left is what the agent does by itself.
-            agent = Agent(desk.context_of("acme/eu-west", desk.home("acme")), holder)
+            agent = Agent(desk.context_of("acme/eu-west", desk.home("acme")), holder, clock=desk.site.deps.clock.now)
             assert next(agent.run(once=True)).failed == []
     with agent:
         assert sorted((one.kind, one.state) for one in agent.certificates()) == [
@@ -368,6 +358,7 @@ def test_an_invitation_works_once(desk: Desk, acme: Agent) -> None:
             server=desk.site.url,
             invitation=Invitation(invitation.reference, secret),
             home=desk.home("other"),
+            clock=desk.site.deps.clock.now,
         )
 
 

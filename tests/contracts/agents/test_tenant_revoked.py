@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from pki.core import crl
@@ -17,18 +14,11 @@ from pki.tenant.agent import Agent
 from tests.kit.bureau import Bureau
 from tests.kit.desk import Desk, Wire, edit, path_ends
 from tests.kit.processes import wait_until
-from tests.kit.site import Homes, Site, now
+from tests.kit.site import now
 
 pytest_plugins = ["tests.kit.api_fixtures"]
 
 BECAUSE = "Your key was seen in a public place"
-
-
-@pytest.fixture
-def desk(homes: Homes, tmp_path: Path) -> Iterator[Desk]:
-    """A server on SQLite, its workers working."""
-    with Site(homes.new(), "", log_level="error") as site, Desk(site, tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -19,32 +17,13 @@ from pki.core.packages import PKCS8, KeyMaterial
 from pki.core.x509 import CertificateKind
 from pki.tenant.agent import Agent
 from tests.kit.desk import Desk
-from tests.kit.site import Homes, Site, now
+from tests.kit.site import now
 
 pytest_plugins = ["tests.kit.api_fixtures"]
 DAY = timedelta(days=1)
 PRIVATE_KEY = Ed25519PrivateKey.generate().private_bytes(
     serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
 )
-
-
-@pytest.fixture
-def desk(homes: Homes, tmp_path: Path) -> Iterator[Desk]:
-    """A server on SQLite, its workers working."""
-    with Site(homes.new(), "", log_level="error") as site, Desk(site, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def acme(desk: Desk) -> Agent:
-    """Who sends."""
-    return desk.enrol("acme/eu-west")
-
-
-@pytest.fixture
-def globex(desk: Desk) -> Agent:
-    """Who receives."""
-    return desk.enrol("globex/main")
 
 
 def smuggled(sender: Agent, to: Agent, material: KeyMaterial) -> str:
@@ -115,7 +94,7 @@ def test_what_a_recipient_does_not_take(acme: Agent, globex: Agent) -> None:
     late = smuggled(acme, globex, KeyMaterial(b"k", attributes=KeyAttributes(distribution=Period(None, at - DAY))))
     other = smuggled(acme, globex, KeyMaterial(b"k", attributes=KeyAttributes(receivers=(acme.address,))))
     for deposit in (late, other):
-        acme.client.status(deposit, wait=10)
+        acme.client.status(deposit, wait=50)
     taken = {one.deposit_id: one.reason.partition(":")[0] for one in globex.receive().taken}
     assert taken == {late: "outside-period", other: "wrong-target"}
     assert list(globex.shared_keys()) == []

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -212,26 +217,29 @@ def test_the_agent_by_typing(room: Room) -> None:
     assert room.acme.type("agent", "run", "--once").stdout == ""
 
 
-def test_the_agent_stops_when_told(room: Room) -> None:
-    """A signal ends it at once and well, even while it waits at the server; what came in was taken."""
-    import os
-    import signal
-    import subprocess
-    import sys
-
+def test_the_agent_stops_when_told(room: Room, tmp_path: Path) -> None:
+    """A signal ends it at once and well, even while it waits at the server; what came in was taken. systemd is told."""
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(60)
     room.acme.type("key", "create", "for-service")
     room.acme.type("key", "send", "for-service", "--to", "globex/main")
     process = subprocess.Popen(
         [sys.executable, "-m", "pki.tenant.cli", "agent", "run", "--json"],
-        env=os.environ | {"KMB_HOME": str(room.globex.home)},
+        env=os.environ | {"KMB_HOME": str(room.globex.home), "NOTIFY_SOCKET": str(tmp_path / "notify")},
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["key"] == "for-service"
+    assert manager.recv(4096) == b"READY=1\nSTATUS=globex/main: 1 received"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     process.stdout.close()
+    told = [manager.recv(4096)]
+    while not told[-1].startswith(b"STOPPING=1"):
+        told.append(manager.recv(4096))
+    manager.close()
 
 
 def test_the_doctor(room: Room) -> None:
