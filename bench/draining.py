@@ -32,6 +32,7 @@ from pki.server.store import tenants
 from pki.server.store.engine import Store
 from pki.tenant.agent import Agent
 from pki.tenant.enrolment import Invitation
+from tests.kit.daemons import NOBODY
 from tests.kit.mail import ACME, Office
 from tests.kit.processes import Installation, wait_until
 from tests.kit.services import logins
@@ -221,7 +222,7 @@ def _take(ready: Connection) -> None:
 
 def _bare_posts(url: str, seconds: float) -> float:
     count, begun = 0, time.perf_counter()
-    with httpx2.Client(trust_env=False) as client:
+    with httpx2.Client(trust_env=False, verify=NOBODY) as client:
         while (spent := time.perf_counter() - begun) < seconds:
             client.post(url, content=bytes(600))
             count += 1

@@ -18,7 +18,7 @@ from pki.core.tenants import parse_address
 from pki.server.store import tenants
 from pki.server.store.engine import Store
 from pki.tenant.enrolment import Invitation
-from tests.kit.daemons import free_port
+from tests.kit.daemons import NOBODY, free_port
 from tests.kit.processes import Installation, answers, wait_until
 from tests.kit.services import Services, drop_database, new_database
 from tests.kit.site import Instance, code
@@ -68,8 +68,10 @@ def doors(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Itera
             wait_until(lambda: answers(f"http://127.0.0.1:{second}/readyz"), on=installed.running["api-2"])
             host = {"Host": installed.url.removeprefix("http://")}
             with (
-                httpx2.Client(base_url=installed.url, timeout=60, trust_env=False) as one,
-                httpx2.Client(base_url=f"http://127.0.0.1:{second}", headers=host, timeout=60, trust_env=False) as two,
+                httpx2.Client(base_url=installed.url, timeout=60, trust_env=False, verify=NOBODY) as one,
+                httpx2.Client(
+                    base_url=f"http://127.0.0.1:{second}", headers=host, timeout=60, trust_env=False, verify=NOBODY
+                ) as two,
             ):
                 yield Door(installed, one), Door(installed, two)
     finally:
@@ -192,7 +194,7 @@ def test_a_lost_answer(services: Services, tmp_path: Path) -> None:
     try:
         with Installation(tmp_path, database, services.rabbitmq.url) as installed:
             installed.start("api")
-            with httpx2.Client(base_url=installed.url, timeout=60, trust_env=False) as http:
+            with httpx2.Client(base_url=installed.url, timeout=60, trust_env=False, verify=NOBODY) as http:
                 door = Door(installed, http)
                 sender, recipient = (Instance(door, parse_address(one)) for one in ("acme/a", "globex/b"))  # type: ignore[arg-type]  # as above
                 assert [one.enrol().status_code for one in (sender, recipient)] == [201, 201]

@@ -20,6 +20,7 @@ from pki.server.api import connections, streams
 from pki.server.services import notices
 from pki.server.store import events as event_store
 from pki.tenant.streams import Message, messages
+from tests.kit.daemons import NOBODY
 from tests.kit.processes import wait_until
 from tests.kit.site import Homes, Instance, Site, code
 
@@ -34,7 +35,7 @@ def opened(who: Instance, path: str = STREAM, **headers: str) -> Iterator[httpx2
     """Open a stream with a connection of its own."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     signed = named | who.signature("GET", path, b"", named)
-    with httpx2.Client(base_url=who.site.url, timeout=20, trust_env=False) as client:
+    with httpx2.Client(base_url=who.site.url, timeout=20, trust_env=False, verify=NOBODY) as client:
         with client.stream("GET", path, headers=signed) as response:
             yield response
 

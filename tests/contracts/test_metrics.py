@@ -19,7 +19,7 @@ from pki.server.services.metrics import Figures, scrape
 from pki.server.settings import load_settings
 from pki.server.store import lag, outbox
 from pki.server.store.engine import Store
-from tests.kit.daemons import LOOPBACK, free_port
+from tests.kit.daemons import LOOPBACK, NOBODY, free_port
 from tests.kit.facts import at
 from tests.kit.site import Homes, Instance, Site
 from workers.app import QUEUES
@@ -155,7 +155,7 @@ def test_a_port_of_its_own(homes: Homes, database_url: str) -> None:
             raise UnavailableError("Nobody works", on="validate", hint="kmb-server doctor")
 
     def told(path: str) -> httpx2.Response:
-        return httpx2.get(f"http://{LOOPBACK}:{port}{path}", timeout=10, trust_env=False)
+        return httpx2.get(f"http://{LOOPBACK}:{port}{path}", timeout=10, trust_env=False, verify=NOBODY)
 
     try:
         with bootstrap.watched(deps, "test", ready, site=True):

@@ -13,6 +13,7 @@ from pki.core.cmp.protection import MacParameters
 from pki.core.cmp.types import Body
 from tests.kit import forge, forge_cmp, tlv
 from tests.kit.authority import new_signing_key
+from tests.kit.daemons import NOBODY
 from tests.kit.members import Pair
 from tests.kit.processes import Installation, wait_until
 
@@ -72,7 +73,7 @@ def _post(installation: Installation, message: bytes, *, seconds: float) -> byte
     """Post a message; None when there is no answer in time."""
     url, kind = f"{installation.url}/.well-known/cmp", {"Content-Type": "application/pkixcmp"}
     try:
-        answer = httpx2.post(url, content=message, headers=kind, timeout=seconds, trust_env=False)
+        answer = httpx2.post(url, content=message, headers=kind, timeout=seconds, trust_env=False, verify=NOBODY)
     except httpx2.TimeoutException:
         return None
     return answer.content if answer.status_code == 200 else None

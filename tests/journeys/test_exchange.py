@@ -20,6 +20,7 @@ from pki.core import crl, ocsp
 from pki.core.authorities import ca_key_identifier
 from pki.core.crl import Reason
 from pki.core.x509 import CertificateKind, parse_certificate
+from tests.kit.daemons import NOBODY
 from tests.kit.members import Pair, signed_call
 from tests.kit.processes import wait_until
 
@@ -77,7 +78,7 @@ def test_a_revocation_is_seen_within_ten_seconds(pair: Pair) -> None:
     named = ocsp.cert_id(ocsp.issuer_ids(issuing)[0], parsed.serial)
 
     def fetch(path: str) -> bytes:
-        return httpx2.get(f"{pair.installation.url}{path}", timeout=30, trust_env=False).content
+        return httpx2.get(f"{pair.installation.url}{path}", timeout=30, trust_env=False, verify=NOBODY).content
 
     def said(nonce: bytes | None) -> str:
         answer = httpx2.post(
@@ -86,6 +87,7 @@ def test_a_revocation_is_seen_within_ten_seconds(pair: Pair) -> None:
             headers={"Content-Type": "application/ocsp-request"},
             timeout=30,
             trust_env=False,
+            verify=NOBODY,
         )
         found = load_der_ocsp_response(answer.content)
         if found.response_status is not OCSPResponseStatus.SUCCESSFUL:

@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import TypeVar
 
 LOOPBACK = "127.0.0.1"
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""What HTTP without TLS trusts: to read all authorities of the machine for it takes 20 ms of each client."""
 START_SECONDS = 90
 STOP_SECONDS = 20
 START_TRIES = 3

@@ -19,6 +19,7 @@ from pki.core.tenants import parse_address
 from pki.tenant.agent import Agent
 from pki.tenant.enrolment import Invitation
 from tests.kit.canary import Tap
+from tests.kit.daemons import NOBODY
 from tests.kit.processes import Installation
 
 
@@ -101,5 +102,5 @@ def signed_call(agent: Agent, method: str, path: str, body: bytes = b"") -> http
         created=datetime.now(UTC),
         nonce=secrets.token_hex(16),
     )
-    with httpx2.Client(timeout=40, trust_env=False) as client:
+    with httpx2.Client(timeout=40, trust_env=False, verify=NOBODY) as client:
         return client.request(method, url, headers=headers, content=body)

@@ -25,7 +25,7 @@ from pki.core.tenants import parse_tenant
 from pki.server import bootstrap
 from pki.server.services import access
 from pki.server.settings import Settings, load_settings
-from tests.kit.daemons import LOOPBACK, free_port
+from tests.kit.daemons import LOOPBACK, NOBODY, free_port
 from tests.kit.proxy import TcpProxy
 from tests.kit.services import logins
 from tests.kit.tokens import SoftToken
@@ -213,7 +213,7 @@ class Installation:
 
     def told(self, name: str, path: str = "/metrics") -> httpx2.Response:
         """Return what a process tells on its own port."""
-        return httpx2.get(f"http://{LOOPBACK}:{self.lookouts[name]}{path}", timeout=30, trust_env=False)
+        return httpx2.get(f"http://{LOOPBACK}:{self.lookouts[name]}{path}", timeout=30, trust_env=False, verify=NOBODY)
 
     def invite(self, tenant: str) -> dict[str, str]:
         """Return an invitation for an instance of a tenant, as ``kmb-server tenant invite --json`` prints it."""
@@ -309,7 +309,7 @@ def invite(settings: Settings, tenant: str) -> dict[str, str]:
 def answers(url: str, status: int = 200) -> bool:
     """Tell whether a GET has this status; no connection at all is no."""
     try:
-        return httpx2.get(url, timeout=30, trust_env=False).status_code == status
+        return httpx2.get(url, timeout=30, trust_env=False, verify=NOBODY).status_code == status
     except httpx2.HTTPError:
         return False
 

@@ -45,6 +45,7 @@ from pki.server.settings import Settings, load_settings
 from pki.server.store import outbox
 from pki.server.store.engine import Store
 from tests.kit.authority import new_signing_key
+from tests.kit.daemons import NOBODY
 from tests.kit.services import login
 
 KEY = KeyMaterial(b"a shared key, 32 bytes of it, ok", "application/x-test")
@@ -79,7 +80,7 @@ class Site:
             self.deps, self.served = replace(self.deps, store=as_workers), replace(self.deps, store=as_api)
         self.server = Server(self.settings, self.served)
         self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._listener]}, daemon=True)
-        self.http = httpx2.Client(base_url=self.url, timeout=_PATIENCE, trust_env=False)
+        self.http = httpx2.Client(base_url=self.url, timeout=_PATIENCE, trust_env=False, verify=NOBODY)
 
     @property
     def url(self) -> str:

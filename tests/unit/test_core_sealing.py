@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -19,6 +21,15 @@ def test_round_trip() -> None:
     assert unseal(SEALED, b"passphrase", purpose="identity key") == SECRET
     assert seal(SECRET, b"passphrase", purpose="identity key") != SEALED
     assert SECRET not in SEALED
+
+
+def test_guessing_is_dear() -> None:
+    """Each guess of a passphrase costs 32 MiB (tests/conftest.py makes it cheap for tests alone: not here)."""
+    words = "from pki.core.sealing import seal; print(seal(b'', b'passphrase', purpose='identity key').decode())"
+    sealed = subprocess.run([sys.executable, "-c", words], capture_output=True, check=True, timeout=120).stdout
+    kdf = json.loads(sealed)["kdf"]
+    assert 128 * kdf["n"] * kdf["r"] == 32 * 1024 * 1024
+    assert unseal(sealed, b"passphrase", purpose="identity key") == b""
 
 
 @pytest.mark.parametrize(

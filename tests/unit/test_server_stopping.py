@@ -15,7 +15,7 @@ import pytest
 
 from pki.server import bootstrap
 from pki.server.settings import load_settings
-from tests.kit.daemons import LOOPBACK, free_port
+from tests.kit.daemons import LOOPBACK, NOBODY, free_port
 
 SECONDS = 120.0
 
@@ -38,7 +38,7 @@ class Serving:
     def status(self, path: str) -> int:
         """The status of a GET, 0 without an answer."""
         try:
-            return httpx2.get(f"{self.url}{path}", timeout=SECONDS, trust_env=False).status_code
+            return httpx2.get(f"{self.url}{path}", timeout=SECONDS, trust_env=False, verify=NOBODY).status_code
         except httpx2.TransportError:
             return 0
 
@@ -67,7 +67,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
 
 def test_it_serves_on_until_those_in_front_have_noticed(serving: Serving) -> None:
     """After SIGTERM it is not ready, and serves on, keeping no connection; a second one ends it, with 0."""
-    with httpx2.Client(trust_env=False, timeout=SECONDS) as client:
+    with httpx2.Client(trust_env=False, verify=NOBODY, timeout=SECONDS) as client:
         assert client.get(f"{serving.url}/v1/ca").headers.get("connection") != "close"
         serving.process.send_signal(signal.SIGTERM)
         serving.until(lambda: serving.status("/readyz") == 503)
