@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from pki.core.errors import SettingsError, UnavailableError
+from pki.server.adapters.broker import answering
 from pki.server.settings import Settings
 
 QUEUES = ("validate", "issue", "sequence", "notify", "rotate", "report")
@@ -19,10 +20,6 @@ TASK = "keymailbox.drain"
 
 QUEUES_VARIABLE = "KMB_QUEUES"
 """The queues that a worker serves, with commas between: its child processes are told by the environment."""
-
-ANSWER_SECONDS = 15
-"""For how long RabbitMQ may say nothing when it was asked, such as while it has no leader for a queue: by default for
-ever, and a signal is not heard meanwhile."""
 
 TASK_SECONDS = 120
 """A task that runs longer is killed; far below the 30 minutes after which RabbitMQ gives up on a consumer."""
@@ -166,15 +163,14 @@ def _queue(settings: Settings, name: str, kind: str) -> Queue:
 def _transport_options(settings: Settings, kind: str) -> dict[str, Any]:
     if kind == "amqp":
         # Without confirms a publish into a dying connection is lost without a word.
-        return {"confirm_publish": True, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
+        return {"confirm_publish": True, **answering(settings.broker_url)}
     if kind == "redis":
         # A wake-up that a dead worker held comes back soon; a half-open connection is noticed.
         return {
             # Everything of ours under one prefix, in a Redis that may have other tenants.
             "global_keyprefix": f"{settings.queue_prefix}:",
             "visibility_timeout": 2 * TASK_SECONDS,
-            "socket_connect_timeout": 5,
-            "socket_timeout": 5,
+            **answering(settings.broker_url),
             "socket_keepalive": True,
             "health_check_interval": 15,
         }

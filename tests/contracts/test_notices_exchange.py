@@ -6,14 +6,18 @@ import json
 import secrets
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import kombu
 import pytest
 
 from pki.core.errors import UnavailableError
-from pki.server.adapters.broker import ExchangePublisher
+from pki.server.adapters.broker import ExchangePublisher, examine
 from tests.kit import services
+from tests.kit.processes import through
+from tests.kit.proxy import TcpProxy
 
 
 @pytest.fixture(scope="module", params=["rabbitmq", "redis", "memory"])
@@ -98,3 +102,21 @@ def test_a_broker_that_is_away_is_unavailable(scheme: str, tmp_path: Path) -> No
             publisher.publish([event("keymailbox.crl.published")])
         assert "pa55" not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("broker_url", ["rabbitmq", "redis"], indirect=True)
+def test_a_broker_that_says_nothing_is_unavailable(broker_url: str, prefix: str) -> None:
+    """A sequencer that waited for it without an end would not stop when it is told to."""
+    parts = urlsplit(broker_url)
+    with ThreadPoolExecutor(1) as pool, TcpProxy(str(parts.hostname), int(parts.port or 0)) as proxy:
+        publisher = ExchangePublisher(through(broker_url, proxy.port), prefix)
+        publisher.publish([event("keymailbox.crl.published")])
+        proxy.hold()
+        with pytest.raises(UnavailableError):
+            pool.submit(publisher.publish, [event("keymailbox.crl.published")]).result(60)
+        # Nor would `kmb-server doctor` end.
+        with pytest.raises(UnavailableError):
+            pool.submit(examine, through(broker_url, proxy.port), prefix).result(60)
+        proxy.restore()
+        publisher.publish([event("keymailbox.crl.published")])
+        publisher.close()

@@ -252,7 +252,7 @@ class Installation:
         return self.codes.get(name, self.code)
 
     def _reach(self, url: str, port: int) -> str:
-        return url if self.direct else _through(url, port)
+        return url if self.direct else through(url, port)
 
     def sql(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement on the database itself, past the proxy, and return its rows."""
@@ -346,7 +346,8 @@ def _proxy(url: str) -> TcpProxy:
     return TcpProxy(parts.hostname or LOOPBACK, parts.port or defaults.get(parts.scheme, 5432))
 
 
-def _through(url: str, port: int) -> str:
+def through(url: str, port: int) -> str:
+    """Return a URL of the same at a port of this machine, behind which it is."""
     parts = urlsplit(url)
     credentials, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{credentials}{at}{LOOPBACK}:{port}"))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
@@ -16,10 +17,21 @@ from kombu import Connection, Exchange, Producer
 from pki.core.errors import UnavailableError
 
 _CONNECT_TIMEOUT = 5
+_REDIS_SECONDS = 5
 _PERSISTENT = 2
 _CONFIRM_SECONDS = 15
 _FAREWELL_SECONDS = 2
-_OPTIONS = {"read_timeout": _CONFIRM_SECONDS, "write_timeout": _CONFIRM_SECONDS}
+
+
+def answering(url: str) -> dict[str, Any]:
+    """Return the transport options under which a broker that was asked and says nothing is an error.
+
+    By default it is waited for without an end, and a signal is not heard meanwhile. RabbitMQ says nothing for a while
+    when it has no leader for a queue; Redis has no such reason.
+    """
+    if urlsplit(url).scheme in ("redis", "rediss"):
+        return {"socket_connect_timeout": _CONNECT_TIMEOUT, "socket_timeout": _REDIS_SECONDS}
+    return {"read_timeout": _CONFIRM_SECONDS, "write_timeout": _CONFIRM_SECONDS}
 
 
 class ExchangePublisher:
@@ -61,7 +73,7 @@ class ExchangePublisher:
             self._drop()
 
     def _open(self) -> Connection:
-        options: dict[str, Any] = dict(_OPTIONS)
+        options = answering(self._url)
         self._connection = Connection(self._url, connect_timeout=_CONNECT_TIMEOUT, transport_options=options)
         return self._connection
 
@@ -103,7 +115,7 @@ def examine(url: str, prefix: str) -> str:
     """Say what there is to say of a broker; raises UnavailableError when it is away or has given wake-ups up."""
     if url.startswith("memory"):
         return "in this process: nothing to be away"
-    connection = Connection(url, connect_timeout=_CONNECT_TIMEOUT, transport_options=dict(_OPTIONS))
+    connection = Connection(url, connect_timeout=_CONNECT_TIMEOUT, transport_options=answering(url))
     failures: tuple[type[BaseException], ...] = (*connection.connection_errors, OSError)
     name = f"{prefix}.dead"
     count = 0
