@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
-# How many processes test, each a file at a time; one, where it was chosen what to test.
-PROCESSES ?= $(if $(PYTEST_ARGS),0,$(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 8))'))
+# How many processes test, each a file at a time; one, where it was chosen what to test. Some wait, so more than cores.
+PROCESSES ?= $(if $(PYTEST_ARGS),0,$(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 2, 8))'))
 # How long each decoder is fuzzed.
 SECONDS ?= 10
 FUZZ_ARGS ?=
