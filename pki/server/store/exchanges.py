@@ -21,9 +21,12 @@ def insert(unit: Unit, exchange: Exchange) -> bool:
     return bool(insert_new(unit, exchanges, [vars(exchange)], exchanges.c.digest))
 
 
-def exchange(unit: Unit, digest: str) -> Exchange | None:
-    """Return an exchange."""
-    row = unit.connection.execute(select(exchanges).where(exchanges.c.digest == digest)).mappings().one_or_none()
+def exchange(unit: Unit, digest: str, *, lock: bool = False) -> Exchange | None:
+    """Return an exchange, held until the end of the unit when ``lock``."""
+    statement = select(exchanges).where(exchanges.c.digest == digest)
+    if lock:
+        statement = statement.with_for_update()
+    row = unit.connection.execute(statement).mappings().one_or_none()
     return None if row is None else Exchange(**row)
 
 

@@ -73,6 +73,8 @@ def enrol(deps: Deps, keys: CaKeys, credential: Credential, message: Message, di
     """
     now = deps.clock.now()
     with deps.store.unit() as unit:
+        # Two workers may have the same message, of whom the first one's lease is over: one opens the transaction.
+        store.exchange(unit, digest, lock=True)
         transaction = store.transaction(unit, message.header.transaction.hex(), lock=True)
         if transaction is None:
             transaction = _opened(unit, credential, message, digest, now)
