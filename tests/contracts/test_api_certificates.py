@@ -160,7 +160,7 @@ def test_following_waits_for_the_issuer(site: Site, acme: Instance) -> None:
     path = "/v1/certificate-requests"
     submitted = acme.call("POST", path, _request(acme, kem.generate()), "application/pkcs10")
     follow = f"{submitted.headers['location']}?wait=20"
-    assert in_time(lambda: acme.get(follow), site.work).json()["state"] == "issued"
+    assert in_time(site, lambda: acme.get(follow), site.work).json()["state"] == "issued"
 
 
 def test_nobody_is_found_where_nobody_is(acme: Instance) -> None:

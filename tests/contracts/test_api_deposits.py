@@ -244,7 +244,7 @@ def test_receipts_are_checked(site: Site, acme: Instance, globex: Instance, init
 
 def test_a_poll_waits_for_mail(site: Site, acme: Instance, globex: Instance) -> None:
     """A long poll of an empty mailbox is answered when something arrives."""
-    answer = in_time(lambda: globex.get(f"{globex.mailbox}?wait=20"), lambda: acme.send(globex))
+    answer = in_time(site, lambda: globex.get(f"{globex.mailbox}?wait=20"), lambda: acme.send(globex))
     assert [item["sequence"] for item in answer.json()["items"]] == [1]
 
 
@@ -283,10 +283,12 @@ def test_a_sender_waits_for_the_verdict(site: Site, acme: Instance, globex: Inst
     deposit_id, body = acme.compose(globex)
     assert acme.deposit(body).status_code == 202
     path = f"/v1/deposits/{deposit_id}"
-    assert in_time(lambda: acme.get(f"{path}?wait=20&state=received"), site.work).json()["state"] == "available"
+    assert in_time(site, lambda: acme.get(f"{path}?wait=20&state=received"), site.work).json()["state"] == "available"
     collection = f"{globex.mailbox}/collection"
     answer = in_time(
-        lambda: acme.get(f"{path}?wait=20&state=available"), lambda: globex.post(collection, {"ids": [deposit_id]})
+        site,
+        lambda: acme.get(f"{path}?wait=20&state=available"),
+        lambda: globex.post(collection, {"ids": [deposit_id]}),
     )
     assert answer.json()["state"] == "collected"
 
@@ -296,7 +298,7 @@ def test_many_wait_without_threads(site: Site, globex: Instance) -> None:
     held = site.server._app.state.waiting
     with ThreadPoolExecutor(60) as pool:
         polls = [pool.submit(globex.get, f"{globex.mailbox}?wait=25") for _ in range(60)]
-        wait_until(lambda: held.count == 60)
+        wait_until(lambda: site.waiting == 60)
         assert site.http.get("/readyz").status_code == 200
         assert globex.get(globex.mailbox).status_code == 200
         # They were not answered because one that waited was done.
@@ -311,7 +313,7 @@ def test_stopping_answers_who_waits(site: Site, globex: Instance) -> None:
     def stop() -> None:
         site.server.should_exit = True
 
-    answer = in_time(lambda: globex.get(f"{globex.mailbox}?wait=20"), stop)
+    answer = in_time(site, lambda: globex.get(f"{globex.mailbox}?wait=20"), stop)
     assert answer.json() == {"items": [], "next": 0}
 
 

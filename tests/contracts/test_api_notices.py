@@ -54,7 +54,7 @@ def test_a_listener_waits_for_events(site: Site, acme: Instance, globex: Instanc
         acme.send(globex)
         notices.sequence_events(site.deps, None)
 
-    answer = in_time(lambda: globex.get(f"/v1/events?after={after}&wait=20"), happen)
+    answer = in_time(site, lambda: globex.get(f"/v1/events?after={after}&wait=20"), happen)
     assert answer.json()["items"][0]["type"] == "keymailbox.deposit.available"
 
 

@@ -71,15 +71,15 @@ def submitted(office: Office, count: int) -> list[RequestId]:
 
 def test_what_the_linter_finds_stops_the_signature(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     """The request is rejected by ISS-001 with the finding; nothing was stored to be signed, and nothing was signed."""
-    ids = submitted(office, 16)
+    ids = submitted(office, 64)
     linter, signer = Strict(), Counting(office.signer)
     with caplog.at_level(logging.ERROR):
         answers = issuing.issue(replace(office.deps, linter=linter), CaKeys(signer), ids)
     states = {key: answer.state for key, answer in answers.items() if isinstance(answer, RequestRecord)}
     rejected = [key for key, state in states.items() if state is RequestState.REJECTED]
-    assert (linter.linted, len(states)) == (16, 16)
-    assert len(signer.signed) == 16 - len(rejected)
-    assert 0 < len(rejected) < 16
+    assert (linter.linted, len(states)) == (64, 64)
+    assert len(signer.signed) == 64 - len(rejected)
+    assert 0 < len(rejected) < 64
     with office.deps.store.read() as unit:
         assert all(one.serial is None and one.tbs is None for one in request_store.held(unit, rejected))
     for key in rejected:

@@ -97,10 +97,10 @@ def test_a_wrong_pin_is_tried_once(soft: SoftToken, caplog: pytest.LogCaptureFix
     for _ in range(3):
         with pytest.raises(SettingsError, match="refuses the PIN") as caught:
             wrong.open(public)
-        assert "4711" not in f"{caught.value}{caught.value.hint}{caught.value.__context__}"
+        assert "wrong-pin" not in f"{caught.value}{caught.value.hint}{caught.value.__context__}"
     forget()
     assert soft.keys().open(public).sign(MESSAGE)
-    assert "4711" not in caplog.text and soft.pin not in caplog.text
+    assert "wrong-pin" not in caplog.text and soft.pin not in caplog.text
 
 
 def test_a_token_that_is_taken_away(soft: SoftToken) -> None:

@@ -241,6 +241,8 @@ def test_two_workers_at_once(office: Office) -> None:
     ids = one_of_each(office)
     office.clock.go_on(days=40)
     done = together(3, lambda _: retention.retain(office.deps))
+    # Where all of them stood in each other's way, a shelf is left to the next time.
+    done.append(retention.retain(office.deps))
     assert held(office, ids) == set(OPEN)
     assert sum(one.dropped for one in done) == (2 if office.store.dialect == "postgresql" else 0)
     with office.store.read() as unit:

@@ -204,6 +204,7 @@ def test_what_a_task_left_behind_is_not_begun_by_another(office: Office, hands: 
         webhooks.register(office.deps, office.caller(ACME), slow.url)
         first = happen(office, 1)
         hands.drain("notify")
+        wait_until(lambda: slow.heard == first)
         second = happen(office, 1)
         hands.drain("notify")
         other.drain("notify")

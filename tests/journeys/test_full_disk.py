@@ -147,14 +147,14 @@ def _enrol(server: Inviting, room: Path, address: str, wire: Acknowledged) -> Ag
 
 
 def _hand_over(acme: Agent, globex: Agent) -> None:
-    sent = acme.send_key(acme.create_key(f"key-{secrets.token_hex(4)}"), [globex.address])
+    sent = acme.send_key(acme.create_key(f"key-{secrets.token_hex(8)}"), [globex.address])
     assert sent.delivered[0].state == "available"
 
 
 def _refused(acme: Agent, globex: Agent, wire: Acknowledged) -> bool:
     """Send until the server says that it is full; what it accepts until then it has found room for."""
     with suppress(KeymailboxError):
-        acme.send_key(acme.create_key(f"key-{secrets.token_hex(4)}"), [globex.address], wait=0)
+        acme.send_key(acme.create_key(f"key-{secrets.token_hex(8)}"), [globex.address], wait=0)
     return bool(wire.away)
 
 

@@ -100,7 +100,7 @@ def test_a_rolling_restart_is_not_seen(doubled: Installation, tmp_path: Path) ->
         acme, globex, strict = (members.enrol(name) for name in ("acme/eu-west", "globex/main", "initech/strict"))
 
         def send() -> None:
-            name = acme.create_key(f"key-{secrets.token_hex(4)}")
+            name = acme.create_key(f"key-{secrets.token_hex(8)}")
             sent.extend(one.deposit_id for one in acme.send_key(name, [globex.address]).delivered)
 
         def receive() -> None:

@@ -120,6 +120,11 @@ class Site:
         """What opens the secrets of invitations."""
         return bootstrap.registration(self.settings)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for news."""
+        return self.server._app.state.waiting.count
+
     def invite(self, tenant: str) -> tuple[Invitation, str]:
         """Make an invitation."""
         return access.invite(self.deps, parse_tenant(tenant))
@@ -405,13 +410,15 @@ def code(response: httpx2.Response) -> tuple[int, str]:
     return response.status_code, told["code"]
 
 
-def in_time(act: Callable[[], httpx2.Response], then: Callable[[], object]) -> httpx2.Response:
+def in_time(site: Site, act: Callable[[], httpx2.Response], then: Callable[[], object]) -> httpx2.Response:
     """Start a long poll, see that it waits, do something, and return its answer, which comes soon."""
     found: list[httpx2.Response] = []
     poller = threading.Thread(target=lambda: found.append(act()))
     poller.start()
-    time.sleep(0.3)
-    assert not found
+    deadline = time.monotonic() + _PATIENCE
+    while not site.waiting:
+        assert not found and time.monotonic() < deadline
+        time.sleep(0.01)
     then()
     started = time.monotonic()
     poller.join(60)

@@ -165,7 +165,7 @@ def test_a_deposit_tells_for_whom_and_by_whom() -> None:
 def test_the_first_broken_rule_is_told_with_its_offset() -> None:
     """Strict and read each say which rule, what, and where."""
     der = envelope.wrap(b"hello", oids.DATA, [acme().recipient])
-    at = der.rfind(b"\x02\x01\x10")
+    at = der.rfind(b"\x02\x01\x10\x80")
     broken = der[: at + 2] + b"\x0d" + der[at + 3 :]
     for verdict in look(source(broken)).verdicts:
         assert verdict.broken is not None
