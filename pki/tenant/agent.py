@@ -378,7 +378,7 @@ class Agent:
         if once:
             yield rounds.once(steps, self._clock())
             return
-        self.client.alive = alive
+        self.client.alive, self.client.stopping = alive, stop
         news = Listener(self.client, self.journal, self.address, self._sleep, stream=stream)
         try:
             scale = interval / rounds.EVERY["receive"]

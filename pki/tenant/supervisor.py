@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 _LONGEST_STATUS = 200
+_TOLD_SECONDS = 1.0
 
 
 class Supervisor:
@@ -55,6 +56,8 @@ class Supervisor:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
+                # One that does not read is not waited for: we would not hear that we are to stop.
+                speaker.settimeout(_TOLD_SECONDS)
                 speaker.sendto(state.encode(), self._address)
         except OSError:
             # Whoever wanted to know is away; the work goes on.

@@ -71,6 +71,8 @@ class Wire:
         self._sleep = sleep
         self.alive: Callable[[], None] = lambda: None
         """Called at each attempt: whoever watches us knows that we are not stuck."""
+        self.stopping: Callable[[], bool] = lambda: False
+        """Asked after each attempt that failed: who is to stop does not wait for the next ones."""
         # A proxy from the environment is for the world outside, not for this machine.
         parts = urlsplit(server)
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
@@ -137,6 +139,8 @@ class Wire:
                 if attempt == attempts or not _repeats(answer, idempotent):
                     raise _problem(answer, f"{method} {urlsplit(url).path}")
                 delay = max(_back_off(attempt), min(_retry_after(answer), _LONGEST_PAUSE))
+            if self.stopping():
+                raise self._away("this process is to stop")
             self._sleep(delay)
         raise self._away("no answer")
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,17 @@ def test_what_the_manager_hears(manager: tuple[str, socket.socket], monkeypatch:
     told.alive()
     told.stopping()
     assert [heard(listener), heard(listener)] == ["WATCHDOG=1", "STOPPING=1\nSTATUS=Stopping"]
+
+
+def test_a_manager_that_does_not_read_is_not_waited_for(
+    manager: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine keeps some messages for it, and then no more: the agent would not hear that it is to stop."""
+    monkeypatch.setattr(supervisor, "_TOLD_SECONDS", 0.001)
+    told = Supervisor({"NOTIFY_SOCKET": manager[0]})
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: [told.status(str(number)) for number in range(600)]).result(60)
+    assert heard(manager[1]) == "STATUS=0"
 
 
 @pytest.mark.parametrize(
