@@ -14,6 +14,7 @@ import typer
 from pki.core.errors import UsageError
 from pki.server.cli import app, run
 from pki.server.commands.shared import Home, MetricsPort, settings_of
+from pki.server.stopping import STOP_SECONDS, end_within
 
 _KEYLESS = "validate,notify,rotate,report"
 _LOOK_SECONDS = 0.05
@@ -111,19 +112,22 @@ def _until_signal(work: Callable[[], None], stop: Callable[[], None], watched: A
     from concurrent.futures import ThreadPoolExecutor
 
     came: list[int] = []
+
+    def told(number: int, _frame: object) -> None:
+        came.append(number)
+        if len(came) > 1:
+            # Asked twice: what is under way is in the database, and is taken up by the next.
+            os._exit(1)
+        end_within(STOP_SECONDS)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: came.append(number))
+        signal.signal(number, told)
     # Who can be asked whether it lives can be asked to stop.
     with watched, ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
         while not working.done() and not came:
             time.sleep(_LOOK_SECONDS)
         stop()
-        while not working.done():
-            if len(came) > 1:
-                # Asked twice: what is under way is in the database, and is taken up by the next.
-                os._exit(1)
-            time.sleep(_LOOK_SECONDS)
         working.result()
 
 

@@ -146,7 +146,10 @@ class Consumer(_Consumer):  # type: ignore[misc]  # see above
         if isinstance(exc, TimeoutError) or getattr(exc, "reply_code", None) == INTERNAL_ERROR:
             # No answer, where there is a broker, is what a queue without a leader gives. One of them keeps the worker
             # from all of its others, and the relay mends only what it has a wake-up for.
-            remove_broken(self.app.connection_for_read, list(self.app.amqp.queues.consume_from))
+            for name in list(self.app.amqp.queues.consume_from):
+                # Each may take half a minute, and a signal is only remembered meanwhile.
+                worker_state.maybe_shutdown()
+                remove_broken(self.app.connection_for_read, [name])
 
     class Blueprint(_Consumer.Blueprint):  # type: ignore[misc]  # likewise
         """Celery's steps, but for one more and one less."""

@@ -28,6 +28,7 @@ from pki.server.api.waiting import Waiting
 from pki.server.services import notices, receipts
 from pki.server.services.deps import Deps
 from pki.server.settings import Settings
+from pki.server.stopping import FORCED_SECONDS, STOP_SECONDS, end_within
 
 # With eleven of the entrance, one that stores receipts and one for OCSP, no more than the store has connections: who
 # asks waits for a thread, never for a connection.
@@ -101,6 +102,8 @@ class Server(uvicorn.Server):
         """Stop in order at the first signal, at once at the second; the process then ends by itself, with 0."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        served = self._app.state.deps.settings.drain_seconds
+        end_within(FORCED_SECONDS if self.force_exit else served + STOP_SECONDS)
 
     async def main_loop(self) -> None:
         """Serve until a signal, and then until those in front have noticed."""

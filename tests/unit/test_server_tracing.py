@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pki.core.errors import KeymailboxError
 from pki.server import bootstrap, tracing
+from pki.server.adapters import otlp
 from pki.server.settings import load_settings
 from tests.kit.collector import collecting
+from tests.kit.daemons import LOOPBACK
 from tests.kit.site import Site
 
 LOADED = """
@@ -88,6 +93,19 @@ def test_a_collector_that_is_away_costs_nothing(monkeypatch: pytest.MonkeyPatch)
     for _ in range(10):
         tracing.begin("HTTP").end()
     tracing.close()
+
+
+def test_a_collector_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would have five seconds for each batch of what is left."""
+    monkeypatch.setattr(otlp, "_SECONDS", 2)
+    with socket.create_server((LOOPBACK, 0)) as deaf:
+        bootstrap.record_traces(load_settings(otlp_endpoint=f"http://{LOOPBACK}:{deaf.getsockname()[1]}"), "test")
+        for _ in range(2000):
+            tracing.begin("a step").end()
+        with ThreadPoolExecutor(1) as pool:
+            began = time.monotonic()
+            pool.submit(tracing.close).result(60)
+            assert time.monotonic() - began < 7
 
 
 def test_the_frameworks_own_telemetry_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 
 from opentelemetry.context import Context
@@ -62,9 +63,10 @@ class Spans:
         return _Recorded(span)
 
     def close(self) -> None:
-        """Hand over what is left."""
-        self._provider.force_flush(_SECONDS * 1000)
-        self._provider.shutdown()
+        """Hand over what is left, as far as that goes in five seconds; a collector may take as long for each batch."""
+        ending = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
+        ending.start()
+        ending.join(_SECONDS)
 
 
 class _Recorded:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable
 import psycopg
 from psycopg import sql
 
+from pki.server.store.link import CONNECTING, Link
+
 _log = logging.getLogger(__name__)
 
 CHANNEL = "keymailbox"
@@ -154,7 +156,7 @@ class Bell:
         pause = 0.1
         while not self._stop.is_set():
             try:
-                with psycopg.connect(self._conninfo or "", autocommit=True) as connection:
+                with Link.connect(self._conninfo or "", autocommit=True, **CONNECTING) as connection:
                     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
                     pause = 0.1
                     # Also at the first connection: something may have rung between the start and LISTEN.

@@ -12,6 +12,7 @@ from pki.core.ids import DepositId
 from pki.server.facts import CounterfoilRecord, Shelved
 from pki.server.store import rows
 from pki.server.store.engine import Unit
+from pki.server.store.link import without_limit
 from pki.server.store.tables import APART, bodies, counterfoils, deposits, switches
 
 KEPT = -1
@@ -98,7 +99,7 @@ def drop_shelf(unit: Unit, week: int) -> bool:
     shelf of what is kept. Raises UnavailableError when readers do not let go of the table for half a second.
     """
     # It looks at every body's id, which may take longer than a request may.
-    unit.connection.execute(text("SET LOCAL statement_timeout = 0"))
+    without_limit(unit.connection)
     return bool(unit.connection.execute(text("SELECT keymailbox_drop_shelf(:week)"), {"week": week}).scalar_one())
 
 

@@ -25,6 +25,7 @@ from pki.server.store import logins, migrating, schema
 from pki.server.store.bell import CHANNEL, Bell, packed
 from pki.server.store.failures import translated
 from pki.server.store.line import Line
+from pki.server.store.link import CONNECTING, STATEMENT_SECONDS, Link
 from pki.server.store.migrating import Patience
 
 T = TypeVar("T")
@@ -39,15 +40,13 @@ _READ_ONLY = "keymailbox_read_only"
 _POSTGRESQL_OPTIONS = " ".join(
     (
         f"-c lock_timeout={_WAIT_SECONDS}s",
-        "-c statement_timeout=60s",
+        f"-c statement_timeout={STATEMENT_SECONDS}s",
         "-c idle_in_transaction_session_timeout=60s",
         "-c TimeZone=UTC",
     )
 )
 _SCOPE = "set_config('keymailbox.tenants', %s, true), set_config('keymailbox.invitation', %s, true)"
 _NOT_DURABLE = "set_config('synchronous_commit', 'off', true)"
-# A database host that vanishes without a word is noticed in about a minute.
-_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 @dataclass(frozen=True)
@@ -331,13 +330,21 @@ def _postgresql(url: URL) -> Engine:
         pool_timeout=_WAIT_SECONDS,
         hide_parameters=True,
         connect_args={
-            "connect_timeout": 5,
             "options": _POSTGRESQL_OPTIONS,
             "application_name": CHANNEL,
             "cursor_factory": _Cursor,
-            **_KEEPALIVE,
+            **CONNECTING,
         },
     )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, cargs: Any, cparams: Any) -> Link:
+        return Link.connect(*cargs, **cparams)
+
+    @event.listens_for(engine, "checkin")
+    def limit(connection: Link | None, _record: object) -> None:
+        if connection is not None:
+            connection.unlimited = False
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from pki.core.errors import SettingsError, UnavailableError
 from pki.server.store import logins, schema
+from pki.server.store.link import without_limit
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ def _take(engine: Engine, step: Callable[[Connection], T], what: str, patience: 
         began = time.monotonic()
         try:
             with engine.connect() as connection, connection.begin():
-                connection.execute(text("SET LOCAL statement_timeout = 0"))
+                without_limit(connection)
                 # Whoever else migrates may need long, and nobody stands behind who waits here: it costs no patience.
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('keymailbox schema'))"))

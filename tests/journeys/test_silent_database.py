@@ -1,0 +1,58 @@
+"""The database stands still: it is there, and says nothing, as on a host whose disk hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from tests.kit.members import Members
+from tests.kit.processes import ROLES, STOP_SECONDS, Installation, answers, wait_until
+from tests.kit.services import Services, drop_database, new_database
+
+_HEALED = 60.0
+_TWICE_SECONDS = 15.0
+_IN_PROGRESS = "keymailbox_http_requests_in_progress"
+
+
+def test_everything_ends_although_the_database_says_nothing(services: Services, tmp_path: Path) -> None:
+    """With 0, or with 1 after 38 s where a thread waits for it; told twice, soon. What was accepted goes on after."""
+    database = new_database(services.postgres.url)
+    try:
+        with (
+            Installation(tmp_path / "server", database, services.rabbitmq.url) as installed,
+            Members(installed, tmp_path) as members,
+        ):
+            installed.start()
+            acme, globex = members.enrol("acme/eu-west"), members.enrol("globex/main")
+            installed.stop("validator")
+            [sent] = acme.send_key(acme.create_key("unheard"), [globex.address], wait=0).delivered
+
+            installed.database.hold()
+            # A thread of the API waits for an answer.
+            asking = threading.Thread(target=answers, args=(f"{installed.url}/readyz",))
+            asking.start()
+            wait_until(lambda: _in_progress(installed) > 0, on=installed.running["api"])
+            relay = installed.running["relay"]
+            relay.ask_to_stop()
+            relay.ask_to_stop()
+            began = time.monotonic()
+            assert relay.stopped() in (0, 1)
+            assert time.monotonic() - began < _TWICE_SECONDS
+            installed.running.pop("relay")
+            # Within the forty seconds after which a supervisor kills; none is killed here.
+            codes = installed.stop()
+            assert set(codes) == set(ROLES) - {"validator", "relay"} and set(codes.values()) <= {0, 1}, codes
+            assert b"stop_overdue" in installed.logged()
+            asking.join(STOP_SECONDS)
+
+            installed.database.restore()
+            installed.start()
+            wait_until(lambda: acme.client.status(sent.deposit_id, wait=5).state == "available", _HEALED)
+    finally:
+        drop_database(database)
+
+
+def _in_progress(installed: Installation) -> float:
+    figures = installed.told("api").text
+    return sum(float(line.split()[-1]) for line in figures.splitlines() if line.startswith(_IN_PROGRESS))
