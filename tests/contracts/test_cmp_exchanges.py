@@ -90,6 +90,23 @@ def test_the_same_message_has_the_same_answer(office: Office, acme: Client) -> N
     assert certified(office) == [CertificateState.UNPROVED]
 
 
+def test_a_confirmation_whose_worker_dies_is_answered_all_the_same(office: Office, acme: Client) -> None:
+    """Before the answer is stored nothing of the transaction is over: whoever takes the message up confirms it, too."""
+    fields, private = acme.fields, keys.generate(COMPOSITE)
+    reply = acme.counter.post(acme.wish(COMPOSITE, private, **fields))
+    digest = acme.counter.hand_in(acme.confirmation(reply, fields, reply.opened(COMPOSITE, private), acme.signature))
+    desk = acme.counter.desk
+    message = handling._waiting(desk, digest)
+    assert message is not None
+    # It has done everything but store its answer.
+    handling._respond(desk, message, digest)
+    assert certified(office) == [CertificateState.ACTIVE]
+    assert handling.handle(desk, [digest]) == {digest: None}
+    assert acme.counter.reply(digest).kind == "pkiconf"
+    again = acme.counter.post(acme.confirmation(reply, fields, reply.opened(COMPOSITE, private), acme.signature))
+    assert again.kind == "error"
+
+
 def test_a_message_that_was_recorded_does_not_come_back(office: Office, acme: Client) -> None:
     """When the exchange is forgotten, its request is known all the same: no second certificate."""
     der = wish(acme)

@@ -39,6 +39,7 @@ from pki.server.facts import Caller, Instance, Invitation, RequestRecord, Transa
 from pki.server.ports import CaKeys
 from pki.server.services import access, admission, certificates, issuing
 from pki.server.services.cmp.credentials import UNKNOWN, Credential
+from pki.server.services.cmp.exchanges import Move
 from pki.server.services.deps import Deps
 from pki.server.store import certificates as certificate_store
 from pki.server.store import exchanges as store
@@ -64,6 +65,8 @@ class Answer:
     implicit: bool = False
     sealed: bool = False
     """Whether EnvelopedData is in it, which version 3 brought (RFC 9810 §7)."""
+    move: Move | None = None
+    """What becomes of the transaction when this is stored, at once: who does it again comes to the same end."""
 
 
 def enrol(deps: Deps, keys: CaKeys, credential: Credential, message: Message, digest: str) -> Answer:
@@ -85,24 +88,23 @@ def enrol(deps: Deps, keys: CaKeys, credential: Credential, message: Message, di
         raise result
     kind = ANSWERED_BY[message.kind]
     if result.state is RequestState.REJECTED:
-        _move(deps, transaction, ISSUING, CLOSED)
         text = answers.refusal(transaction.number, Fail.BAD_CERT_TEMPLATE, result.reason or "The request was rejected")
-        return Answer(kind, text, transaction.nonce)
+        return Answer(kind, text, transaction.nonce, move=Move(transaction.id, ISSUING, CLOSED))
     record = _issued(deps, result)
     in_the_clear = record.kind is not CertificateKind.ENCRYPTION
     implicit = message.header.implicit_confirm and in_the_clear
-    _move(deps, transaction, ISSUING, CLOSED if implicit else CONFIRMING)
+    move = Move(transaction.id, ISSUING, CLOSED if implicit else CONFIRMING)
     if in_the_clear:
         # RFC 9810 §5.3.2: what a shared secret vouches for may be trusted.
         trusted = [deps.chain.root] if credential.invitation is not None else []
         content = answers.certificate(transaction.number, record.der, trusted)
-        return Answer(kind, content, transaction.nonce, implicit=implicit)
+        return Answer(kind, content, transaction.nonce, implicit=implicit, move=move)
     chain = deps.chain
     verified = check_stored(
         record.der, kind=record.kind, issuing_der=chain.all, root_der=chain.root, now=deps.clock.now()
     )
     content = answers.encrypted_certificate(transaction.number, record.der, verified.recipient)
-    return Answer(kind, content, transaction.nonce, sealed=True)
+    return Answer(kind, content, transaction.nonce, sealed=True, move=move)
 
 
 def confirm(deps: Deps, credential: Credential, message: Message) -> Answer:
@@ -120,20 +122,19 @@ def confirm(deps: Deps, credential: Credential, message: Message) -> Answer:
         raise IllegalMoveError("The transaction waits for no confirmation", rule="CMP-009")
     if message.header.recipient_nonce != transaction.nonce:
         raise VerificationError("The recipNonce is not the nonce of the answer", rule="CMP-009")
-    nonce = secrets.token_bytes(16)
+    nonce, closing = secrets.token_bytes(16), Move(transaction.id, CONFIRMING, CLOSED)
     if not said.accepted:
         # An encryption certificate stays unproved and is never listed; the owner may revoke an identity certificate.
-        _move(deps, transaction, CONFIRMING, CLOSED)
-        return Answer(Body.PKICONF, answers.confirmed(), nonce)
+        return Answer(Body.PKICONF, answers.confirmed(), nonce, move=closing)
     record = _issued(deps, request)
     if said.number != transaction.number or not _is_hash(said, record):
-        _move(deps, transaction, CONFIRMING, CLOSED)
+        with deps.store.unit() as unit:
+            store.set_state(unit, *closing)
         raise VerificationError("This is not the hash of the certificate", rule="CMP-010")
     if record.kind is CertificateKind.ENCRYPTION:
         caller = Caller(_instance(deps, transaction.address))
         certificates.prove(deps, caller, transaction.request_id, proof_of_decryption(record.der))
-    _move(deps, transaction, CONFIRMING, CLOSED)
-    return Answer(Body.PKICONF, answers.confirmed(), nonce)
+    return Answer(Body.PKICONF, answers.confirmed(), nonce, move=closing)
 
 
 def close(deps: Deps, credential: Credential, message: Message) -> Answer:
@@ -238,11 +239,6 @@ def _instance(deps: Deps, address: Address) -> Instance:
     if found is None:
         raise NotFoundError(on=str(address))
     return found
-
-
-def _move(deps: Deps, transaction: Transaction, old: str, new: str) -> None:
-    with deps.store.unit() as unit:
-        store.set_state(unit, transaction.id, old, new)
 
 
 def _is_hash(said: bodies.Confirmation, record: CertificateRecord) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
+from typing import NamedTuple
 
 from pki.core.cmp import answers, messages
 from pki.core.cmp.messages import Header, Message
@@ -65,11 +66,21 @@ def look(deps: Deps, digest: str) -> bytes | None:
     return found.response if found else None
 
 
-def answer(deps: Deps, digest: str, response: bytes, kept: timedelta) -> None:
-    """Store an answer, and forget what nobody will ask for any more."""
+class Move(NamedTuple):
+    """A step of a transaction; one that is not in the state ``old`` stays as it is."""
+
+    transaction_id: str
+    old: str
+    new: str
+
+
+def answer(deps: Deps, digest: str, response: bytes, kept: timedelta, move: Move | None = None) -> None:
+    """Store an answer with what becomes of its transaction, and forget what nobody will ask for any more."""
     now = deps.clock.now()
     with deps.store.unit() as unit:
         store.answer(unit, digest, response, now + kept)
+        if move is not None:
+            store.set_state(unit, *move)
         store.purge(unit, now)
 
 

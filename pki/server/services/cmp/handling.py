@@ -21,6 +21,7 @@ from pki.server.services import revocations
 from pki.server.services.cmp import enrolling, exchanges
 from pki.server.services.cmp.credentials import UNKNOWN, Credential, authenticate
 from pki.server.services.cmp.enrolling import ANSWERED_BY, Answer
+from pki.server.services.cmp.exchanges import Move
 from pki.server.services.deps import Deps
 from pki.server.store import exchanges as store
 
@@ -88,25 +89,28 @@ def _rounds(message: Message) -> int:
     return message.algorithm.iterations if isinstance(message.algorithm, MacParameters) else 0
 
 
-def _respond(desk: Desk, message: Message, digest: str) -> tuple[bytes, timedelta]:
-    """Return the answer and how long it is kept; raises UnavailableError, after which the message is tried again."""
+def _respond(desk: Desk, message: Message, digest: str) -> tuple[bytes, timedelta, Move | None]:
+    """Return the answer, how long it is kept, and what becomes of its transaction.
+
+    Raises UnavailableError, after which the message is tried again.
+    """
     sender = messages.general_name(_name(desk.keys.current.certificate_der))
     nonce = secrets.token_bytes(16)
     unknown = exchanges.unprotected_error(message, sender, nonce, Fail.BAD_MESSAGE_CHECK, UNKNOWN)
     try:
         credential = authenticate(desk.deps, desk.keys, desk.opener, message)
     except SignatureError:
-        return unknown, exchanges.KEPT_FOR_STRANGERS
+        return unknown, exchanges.KEPT_FOR_STRANGERS, None
     try:
         answer = _answer(desk, credential, message, digest)
     except EnrolmentError:
         # As if the secret were wrong: who has none learns nothing of what became of an invitation.
-        return unknown, exchanges.KEPT_FOR_STRANGERS
+        return unknown, exchanges.KEPT_FOR_STRANGERS, None
     except UnavailableError:
         raise
     except KeymailboxError as error:
         answer = Answer(Body.ERROR, answers.error(_failure(error), _text(error)), nonce)
-    return _composed(desk, credential, message, sender, answer), exchanges.KEPT
+    return _composed(desk, credential, message, sender, answer), exchanges.KEPT, answer.move
 
 
 def _answer(desk: Desk, credential: Credential, message: Message, digest: str) -> Answer:
