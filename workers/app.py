@@ -104,9 +104,6 @@ def make_app(settings: Settings) -> Application:
         result_backend=None,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        # A shutdown lets the running tasks end.
-        worker_soft_shutdown_timeout=30,
-        worker_enable_soft_shutdown_on_idle=True,
         # Transient queues are refused from RabbitMQ 4.3 on: exclusive where there are any, and no remote control,
         # so nobody with the broker's password steers a worker.
         control_queue_exclusive=True,

@@ -128,6 +128,9 @@ def _until_signal(work: Callable[[], None], stop: Callable[[], None], watched: A
         while not working.done() and not came:
             time.sleep(_LOOK_SECONDS)
         stop()
+        # Not at once for its result: a signal that comes while the process is stopped does not break off that wait.
+        while not working.done():
+            time.sleep(_LOOK_SECONDS)
         working.result()
 
 

@@ -25,6 +25,8 @@ from pki.tenant.streams import MEDIA_TYPE, Message
 
 ATTEMPTS = 5
 _MAX_ANSWER = 48 * 1024 * 1024
+_LOOK_SECONDS = 1.0
+"""How long a pause goes on when one is to stop."""
 _LONGEST_PAUSE = 30.0
 """Seconds between two attempts, whatever the server asks for."""
 _SILENCE = 25.0
@@ -71,8 +73,8 @@ class Wire:
         self._sleep = sleep
         self.alive: Callable[[], None] = lambda: None
         """Called at each attempt: whoever watches us knows that we are not stuck."""
-        self.stopping: Callable[[], bool] = lambda: False
-        """Asked after each attempt that failed: who is to stop does not wait for the next ones."""
+        self.stopping: Callable[[], bool] | None = None
+        """Asked after each attempt that failed, and in pauses: who is to stop does not wait for the next one."""
         # A proxy from the environment is for the world outside, not for this machine.
         parts = urlsplit(server)
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
@@ -139,10 +141,19 @@ class Wire:
                 if attempt == attempts or not _repeats(answer, idempotent):
                     raise _problem(answer, f"{method} {urlsplit(url).path}")
                 delay = max(_back_off(attempt), min(_retry_after(answer), _LONGEST_PAUSE))
-            if self.stopping():
-                raise self._away("this process is to stop")
-            self._sleep(delay)
+            self._pause(delay)
         raise self._away("no answer")
+
+    def _pause(self, seconds: float) -> None:
+        if self.stopping is None:
+            self._sleep(seconds)
+            return
+        # A signal is remembered, and does not break off a sleep.
+        while seconds > 0 and not self.stopping():
+            self._sleep(min(seconds, _LOOK_SECONDS))
+            seconds -= _LOOK_SECONDS
+        if self.stopping():
+            raise self._away("this process is to stop")
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> _Answer:
         with self._http.stream(method, url, headers=dict(headers), content=body or None) as response:

@@ -21,8 +21,8 @@ _BOUND = 60.0
 
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may say nothing for a second."""
-    monkeypatch.setattr(link, "_SILENCE_SECONDS", 1.0)
+    """It may say nothing for three seconds."""
+    monkeypatch.setattr(link, "_SILENCE_SECONDS", 3.0)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_server_that_says_nothing_is_away(url: str) -> None:
 def test_what_may_take_long_is_waited_for(url: str) -> None:
     """Only while its transaction lasts: the next one on that connection may not."""
     store = Store(url)
-    assert ask(store, "SELECT 1 FROM pg_sleep(2)", unlimited=True) == 1
+    assert ask(store, "SELECT 1 FROM pg_sleep(5)", unlimited=True) == 1
     with pytest.raises(UnavailableError):
-        ask(store, "SELECT 1 FROM pg_sleep(2)")
+        ask(store, "SELECT 1 FROM pg_sleep(20)")
     store.close()

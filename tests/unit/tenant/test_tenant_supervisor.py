@@ -8,8 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,8 +79,10 @@ def test_a_manager_that_does_not_read_is_not_waited_for(
     """The machine keeps some messages for it, and then no more: the agent would not hear that it is to stop."""
     monkeypatch.setattr(supervisor, "_TOLD_SECONDS", 0.001)
     told = Supervisor({"NOTIFY_SOCKET": manager[0]})
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: [told.status(str(number)) for number in range(600)]).result(60)
+    telling = threading.Thread(target=lambda: [told.status(str(number)) for number in range(600)], daemon=True)
+    telling.start()
+    telling.join(60)
+    assert not telling.is_alive()
     assert heard(manager[1]) == "STATUS=0"
 
 
