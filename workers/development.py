@@ -10,6 +10,7 @@ from pathlib import Path
 from pki.core.errors import SettingsError
 from pki.server import bootstrap
 from pki.server.settings import Settings, load_settings
+from pki.server.stopping import FORCED_SECONDS, end_within
 
 _LOOPBACK = "127.0.0.1"
 
@@ -29,9 +30,9 @@ def serve(home: Path | None, port: int | None) -> None:
         try:
             hands = Embedded(deps)
             server = Server(settings, deps)
-            # uvicorn raises the signal again when it has stopped: by then there is still a worker to stop.
+            # Before and after uvicorn has its own: by then there is still a worker to stop.
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: None)
+                signal.signal(number, lambda *_: end_within(FORCED_SECONDS))
             with bootstrap.watched(deps, "dev", server.ready, site=True):
                 hands.start()
                 try:

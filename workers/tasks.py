@@ -12,7 +12,6 @@ from celery.signals import setup_logging, worker_process_init, worker_process_sh
 
 from pki.server import bootstrap, tracing
 from pki.server.settings import load_settings
-from pki.server.stopping import FORCED_SECONDS, STOP_SECONDS, end_within, told_before
 from workers.app import QUEUES_VARIABLE, TASK, Application, hush
 from workers.children import say_stop, stopping
 from workers.couriers import PATIENCE
@@ -47,7 +46,6 @@ def close_hands(**_: object) -> None:
 @worker_shutting_down.connect
 def begin_nothing_more(**_: object) -> None:
     """Have the children end with the batches that they are at, in the parent that was told to stop."""
-    end_within(FORCED_SECONDS if told_before() else STOP_SECONDS)
     say_stop()
 
 

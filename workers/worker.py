@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from pki.core.errors import KeymailboxError, UnavailableError, UsageError
 from pki.server import bootstrap
 from pki.server.services.deps import Deps
 from pki.server.services.upkeep import LATE_SECONDS
 from pki.server.settings import PREFIX, Settings
+from pki.server.stopping import FORCED_SECONDS, STOP_SECONDS, end_within, told_before
 from pki.server.store import lag, outbox
 from workers.app import QUEUES, QUEUES_VARIABLE, make_app, queue_name, transport
 from workers.children import counted_children
@@ -70,7 +73,7 @@ def _look_first(deps: Deps, queues: Sequence[str]) -> None:
 
 
 def _work(settings: Settings, queues: Sequence[str], concurrency: int) -> int:
-    worker = make_app(settings).Worker(
+    worker = _timed(make_app(settings).Worker)(
         hostname=f"{'-'.join(queues)}@{socket.gethostname()}",
         queues=[queue_name(settings, queue) for queue in queues],
         pool="prefork",
@@ -83,6 +86,33 @@ def _work(settings: Settings, queues: Sequence[str], concurrency: int) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+# The type stubs have no worker that can be subclassed.
+def _timed(base: Any) -> Any:
+    """Return Celery's worker, which ends in time when it is told to stop, whatever its handlers of signals wait for."""
+
+    class Timed(base):  # type: ignore[misc]  # see above
+        def install_platform_tweaks(self, worker: Any) -> None:
+            super().install_platform_tweaks(worker)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                _time_first(number)
+
+    return Timed
+
+
+def _time_first(number: int) -> None:
+    """Set the timer before Celery's handler is called, which at a second signal waits for the children."""
+    handler: Any = signal.getsignal(number)
+
+    def told(number: int, frame: object) -> None:
+        end_within(FORCED_SECONDS if told_before() else STOP_SECONDS)
+        handler(number, frame)
+        if signal.getsignal(number) is not told:
+            # It has put another in its place.
+            _time_first(number)
+
+    signal.signal(number, told)
 
 
 def _ready(deps: Deps, queues: Sequence[str]) -> None:

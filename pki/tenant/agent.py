@@ -385,6 +385,7 @@ class Agent:
             yield from rounds.run(steps, news, clock=self._clock, scale=scale, stop=stop, alive=alive)
         finally:
             news.close()
+            self.client.alive, self.client.stopping = lambda: None, None
 
     def _steps(self, stop: Callable[[], bool]) -> Mapping[str, Step]:
         """Return what there is to do, in its order, and where a round writes down what came of it."""

@@ -9,8 +9,10 @@ from pki.core import kem
 from pki.core.certificates import CertificateState, RequestState
 from pki.core.errors import EnrolmentError
 from pki.core.ids import RequestId
+from pki.core.kem import KemAlgorithm
 from pki.core.signatures import SignatureAlgorithm
 from pki.core.tenants import parse_address
+from pki.core.x509 import CertificateKind
 from pki.server.facts import RequestRecord
 from pki.server.services import access, certificates, est, orders, status
 from pki.server.services.revocations import ask_for_lists
@@ -225,6 +227,31 @@ def message(town: Town) -> Attempt:
     return client(work, check)
 
 
+def confirmation(town: Town) -> Attempt:
+    """A CMP client confirms an encryption certificate, which becomes active."""
+    counter = town.counter = town.counter or Counter(town.office)
+    town.hands.opens(counter.opener)
+    who = Client(counter, parse_address(f"{name('umbrella')}/main"))
+    who.invited()
+    who.enrol()
+    fields, private = who.fields, kem.generate()
+    reply = counter.post(who.wish(KemAlgorithm.COMPOSITE, private, **fields))
+    der = who.confirmation(reply, fields, reply.opened(KemAlgorithm.COMPOSITE, private), who.signature)
+    digests: list[str] = []
+
+    def work() -> None:
+        digests[:] = [counter.hand_in(der)]
+        town.hands.drain("issue")
+
+    def check() -> None:
+        assert counter.reply(digests[0]).kind == "pkiconf"
+        found = certificates.history(town.deps, who.address)
+        assert [one.state for one in found if one.kind is CertificateKind.ENCRYPTION] == [CertificateState.ACTIVE]
+        town.recover()
+
+    return client(work, check)
+
+
 def est_enroll(town: Town) -> Attempt:
     """An EST client enrols with an invitation; asked again, the request that is there answers."""
     address = parse_address(f"{name('wonka')}/main")
@@ -290,6 +317,7 @@ CASES: Mapping[str, Case] = {
         remind,
         expire_certificates,
         message,
+        confirmation,
         est_enroll,
         est_renew,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -48,6 +50,17 @@ def test_everything_ends_although_the_database_says_nothing(services: Services, 
                 process.ask_to_stop()
             assert [process.stopped() for process in twice] == [1, 1]
             assert time.monotonic() - began < _TWICE_SECONDS
+            # A worker whose child stands still, by two Ctrl-C: Celery waits for it, in its handler of the second.
+            worker = installed.running.pop("worker")
+            for child in _children(worker.process.pid):
+                os.kill(child, signal.SIGSTOP)
+            worker.process.send_signal(signal.SIGINT)
+            time.sleep(1)
+            assert worker.process.poll() is None
+            worker.process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            assert worker.stopped() == 1
+            assert time.monotonic() - began < _TWICE_SECONDS
             # Within the forty seconds after which a supervisor kills; none is killed here.
             codes = installed.stop()
             assert set(codes.values()) <= {0, 1} and codes["beat"] == 1, codes
@@ -64,3 +77,9 @@ def test_everything_ends_although_the_database_says_nothing(services: Services, 
 def _in_progress(installed: Installation) -> float:
     figures = installed.told("api").text
     return sum(float(line.split()[-1]) for line in figures.splitlines() if line.startswith(_IN_PROGRESS))
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that a worker has its tasks worked on by."""
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]

@@ -128,9 +128,8 @@ def confirm(deps: Deps, credential: Credential, message: Message) -> Answer:
         return Answer(Body.PKICONF, answers.confirmed(), nonce, move=closing)
     record = _issued(deps, request)
     if said.number != transaction.number or not _is_hash(said, record):
-        with deps.store.unit() as unit:
-            store.set_state(unit, *closing)
-        raise VerificationError("This is not the hash of the certificate", rule="CMP-010")
+        wrong = answers.error(Fail.BAD_CERT_ID, "This is not the hash of the certificate [CMP-010]")
+        return Answer(Body.ERROR, wrong, nonce, move=closing)
     if record.kind is CertificateKind.ENCRYPTION:
         caller = Caller(_instance(deps, transaction.address))
         certificates.prove(deps, caller, transaction.request_id, proof_of_decryption(record.der))
