@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ _RETRY_SECONDS = 1
 _FAREWELL_SECONDS = 2.0
 """For how long to wait for the broker's answer at the end: Celery would for ever. What it did not hear that we have
 done comes once more, and a wake-up too many does no harm."""
+
+_STOP_LOOK_SECONDS = 0.2
 
 _DELETED_SECONDS = 1.0
 """How long to wait before a queue that is being deleted is declared anew: RabbitMQ says so before it has done it. What
@@ -146,10 +149,15 @@ class Consumer(_Consumer):  # type: ignore[misc]  # see above
         if isinstance(exc, TimeoutError) or getattr(exc, "reply_code", None) == INTERNAL_ERROR:
             # No answer, where there is a broker, is what a queue without a leader gives. One of them keeps the worker
             # from all of its others, and the relay mends only what it has a wake-up for.
-            for name in list(self.app.amqp.queues.consume_from):
-                # Each may take half a minute, and a signal is only remembered meanwhile.
+            names = list(self.app.amqp.queues.consume_from)
+            mending = threading.Thread(
+                target=remove_broken, args=(self.app.connection_for_read, names), name="mending", daemon=True
+            )
+            mending.start()
+            # Each may take half a minute. Who is to stop leaves it undone: whoever consumes next does it again.
+            while mending.is_alive():
                 worker_state.maybe_shutdown()
-                remove_broken(self.app.connection_for_read, [name])
+                mending.join(_STOP_LOOK_SECONDS)
 
     class Blueprint(_Consumer.Blueprint):  # type: ignore[misc]  # likewise
         """Celery's steps, but for one more and one less."""
