@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, text
 
 from pki.core.tenants import parse_address
 from pki.server import metrics
@@ -18,6 +18,7 @@ from pki.server.services.metrics import Figures, scrape
 from pki.server.store import engine, schema
 from pki.server.store.engine import Store
 from tests.contracts.conftest import Databases
+from tests.kit.processes import proxy_to, through
 from tests.kit.proxy import TcpProxy
 from tests.kit.site import Homes, Instance, Site, code
 
@@ -28,9 +29,8 @@ pytest_plugins = ["tests.kit.api_fixtures"]
 def cable(databases: Databases) -> Iterator[tuple[TcpProxy, str]]:
     """A PostgreSQL database behind a cable that can be pulled, and its URL."""
     direct = databases.migrated("postgresql")
-    url = make_url(direct)
-    with TcpProxy(url.host or "127.0.0.1", url.port or 5432) as proxy:
-        yield proxy, url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    with proxy_to(direct) as proxy:
+        yield proxy, through(direct, proxy.port)
     databases.drop(direct)
 
 

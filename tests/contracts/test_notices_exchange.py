@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import kombu
 import pytest
@@ -16,8 +15,7 @@ import pytest
 from pki.core.errors import UnavailableError
 from pki.server.adapters.broker import ExchangePublisher, examine
 from tests.kit import services
-from tests.kit.processes import through
-from tests.kit.proxy import TcpProxy
+from tests.kit.processes import proxy_to, through
 
 
 @pytest.fixture(scope="module", params=["rabbitmq", "redis", "memory"])
@@ -107,8 +105,7 @@ def test_a_broker_that_is_away_is_unavailable(scheme: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("broker_url", ["rabbitmq", "redis"], indirect=True)
 def test_a_broker_that_says_nothing_is_unavailable(broker_url: str, prefix: str) -> None:
     """A sequencer that waited for it without an end would not stop when it is told to."""
-    parts = urlsplit(broker_url)
-    with ThreadPoolExecutor(1) as pool, TcpProxy(str(parts.hostname), int(parts.port or 0)) as proxy:
+    with ThreadPoolExecutor(1) as pool, proxy_to(broker_url) as proxy:
         publisher = ExchangePublisher(through(broker_url, proxy.port), prefix)
         publisher.publish([event("keymailbox.crl.published")])
         proxy.hold()

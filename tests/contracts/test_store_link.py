@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 
 from pki.core.errors import UnavailableError
 from pki.server.store import link
 from pki.server.store.engine import Store
 from pki.server.store.link import without_limit
 from tests.contracts.conftest import Databases
-from tests.kit.processes import through
-from tests.kit.proxy import TcpProxy
+from tests.kit.processes import proxy_to, through
 
 _BOUND = 60.0
 
@@ -44,8 +43,7 @@ def ask(store: Store, statement: str, *, unlimited: bool = False) -> object:
 @pytest.mark.usefixtures("silence")
 def test_a_server_that_says_nothing_is_away(url: str) -> None:
     """In the midst of a transaction, too; and when it goes on, so does the store, on other connections."""
-    parsed = make_url(url)
-    with ThreadPoolExecutor(1) as pool, TcpProxy(str(parsed.host), int(parsed.port or 5432)) as proxy:
+    with ThreadPoolExecutor(1) as pool, proxy_to(url) as proxy:
         store = Store(through(url, proxy.port))
         assert ask(store, "SELECT 1") == 1
         proxy.hold()

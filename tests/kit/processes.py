@@ -112,8 +112,8 @@ class Installation:
         self.home = self.room / "home"
         self.passphrase = self.room / "passphrase"
         self.logs = self.room / "logs"
-        self.database = _proxy(self.database_url)
-        self.broker = _proxy(self.broker_url)
+        self.database = proxy_to(self.database_url)
+        self.broker = proxy_to(self.broker_url)
 
     def __enter__(self) -> Self:
         self.logs.mkdir(parents=True)
@@ -340,7 +340,8 @@ def taken_away(proxy: TcpProxy) -> Iterator[None]:
         proxy.restore()
 
 
-def _proxy(url: str) -> TcpProxy:
+def proxy_to(url: str) -> TcpProxy:
+    """Return a proxy in front of the database or broker of a URL."""
     parts = urlsplit(url)
     defaults = {"redis": 6379, "amqp": 5672}
     return TcpProxy(parts.hostname or LOOPBACK, parts.port or defaults.get(parts.scheme, 5432))
